@@ -1,0 +1,1 @@
+"""Streaming analysis of nanocrystal growth: frames in, sizes, phases and alerts out."""

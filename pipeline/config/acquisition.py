@@ -1,0 +1,103 @@
+"""What makes frames: simulated devices here, real ones at a beamline."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.config.base import Section
+
+
+class Artefact(Section):
+    """Something that goes wrong at a given time, as it does at a beamline."""
+
+    kind: Literal["beam_dump", "closed_shutter", "bubble", "gain_step", "dropped_frames"]
+    """What happens."""
+    at_s: float = Field(ge=0)
+    """When it begins, in seconds after the injection."""
+    duration_s: float = Field(default=2.0, gt=0)
+    """How long it lasts."""
+    size: float = Field(default=1.0, gt=0)
+    """How strong: factor of the gain step, share lost to a bubble; unused by the others."""
+
+
+class SimulatedSaxs(Section):
+    """Area detector that renders counts of the simulated sample."""
+
+    rate_hz: float = Field(default=2.0, ge=1, le=1000)
+    """Frames a second."""
+    shape: tuple[int, int] = (1024, 1024)
+    """Rows and columns, up to 2880 x 2880."""
+    pixel_size_um: float = Field(default=75.0, gt=0)
+    """Edge of a pixel."""
+    distance_m: float = Field(default=1.9, gt=0)
+    """From the sample to the point of normal incidence."""
+    energy_kev: float = Field(default=37.5, gt=0)
+    """Of the photons."""
+    tilt_deg: tuple[float, float] = (0.3, -0.2)
+    """Rotations of the detector about the vertical and the horizontal axis."""
+    flux_per_s: float = Field(default=5e11, gt=0)
+    """Photons on the sample a second."""
+    monitor_noise: float = Field(default=0.01, ge=0)
+    """Relative standard deviation of the flux from frame to frame."""
+    transmission: float = Field(default=0.8, gt=0, le=1)
+    """Of sample and capillary."""
+    thickness_cm: float = Field(default=0.1, gt=0)
+    """Path through the sample."""
+
+
+class SimulatedSpectrometer(Section):
+    """Fibre spectrometer that renders counts of the simulated sample."""
+
+    rate_hz: float = Field(default=1 / 0.15, ge=1, le=1000)
+    """Spectra a second."""
+    pixels: int = Field(default=1024, ge=16, le=8192)
+    """Number of pixels, evenly spaced in wavelength."""
+    wavelength_range_nm: tuple[float, float] = (280.0, 680.0)
+    """First and last pixel."""
+    full_scale_counts: float = Field(default=50000.0, gt=0)
+    """Of the lamp at its brightest."""
+    read_noise_counts: float = Field(default=5.0, ge=0)
+    """Of one pixel in one spectrum."""
+
+
+class SimulatedDevices(Section):
+    """Both detectors, looking on one simulated synthesis."""
+
+    type: Literal["simulated"] = "simulated"
+    recipe: Literal["cs_dopa", "cs_oleate", "cs_oleate_dilute", "assembly_100c"] = "cs_dopa"
+    """Synthesis that is played."""
+    seed: int = 1
+    """Of the noise."""
+    start_s: float = Field(default=0.0, ge=0)
+    """Where in the synthesis the run begins."""
+    saxs: SimulatedSaxs | None = SimulatedSaxs()
+    """Absent = no area detector."""
+    absorbance: SimulatedSpectrometer | None = SimulatedSpectrometer()
+    """Absent = no spectrometer."""
+    artefacts: tuple[Artefact, ...] = ()
+    """What goes wrong, and when."""
+
+
+class OphydDevices(Section):
+    """Real detectors: ophyd flyers of the beamline, named by import path."""
+
+    type: Literal["ophyd"] = "ophyd"
+    saxs: str | None = None
+    """``package.module:Class`` of a flyer that publishes images."""
+    saxs_options: dict[str, str | int | float | bool] = {}
+    """Keyword arguments of its constructor."""
+    absorbance: str | None = None
+    """``package.module:Class`` of a flyer that publishes spectra."""
+    absorbance_options: dict[str, str | int | float | bool] = {}
+    """Keyword arguments of its constructor."""
+
+
+class Acquisition(Section):
+    """A run of the RunEngine."""
+
+    duration_s: float = Field(default=300.0, gt=0)
+    """How long frames are taken."""
+    devices: Annotated[SimulatedDevices | OphydDevices, Field(discriminator="type")] = (
+        SimulatedDevices()
+    )
+    """What takes them."""

@@ -1,0 +1,21 @@
+"""Which questions are asked of the stored results."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config.base import Section
+
+
+class Detection(Section):
+    """Alerts that are raised and how often they may be false."""
+
+    recipe: Literal["cs_dopa", "cs_oleate", "growth", "none"] = "growth"
+    """Phases to tell apart: I to IV (cs_dopa), burst and ripening (cs_oleate), or nucleation
+    only (growth)."""
+    superlattice: bool = True
+    """Whether order is watched for, in one and in three dimensions."""
+    false_alarm_hours: float = Field(default=24.0, gt=0)
+    """Mean time between false alarms that is accepted, on stationary data."""
+    interval_coverage: float = Field(default=0.9, gt=0.5, lt=1)
+    """How often an onset's interval holds the true onset."""

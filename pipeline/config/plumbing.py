@@ -1,0 +1,27 @@
+"""Sockets and the Tiled server."""
+
+from pydantic import Field
+
+from pipeline.config.base import Section
+
+
+class Bus(Section):
+    """How frames travel."""
+
+    host: str = "127.0.0.1"
+    """Where sockets bind. Anything but loopback needs ``curve_keys``."""
+    curve_keys: str | None = None
+    """Folder with CURVE keys: ``server.key``, ``server.key_secret``, ``clients/*.key``."""
+    live_high_water_mark: int = Field(default=4, ge=1, le=1000)
+    """Frames that a slow consumer may lag behind before it must ask for repair."""
+    repair_credit: int = Field(default=4, ge=1, le=100)
+    """Frames that a consumer may have under way from repair."""
+
+
+class Store(Section):
+    """How results reach Tiled."""
+
+    batch_period_s: float = Field(default=0.5, gt=0, le=10)
+    """Results are made durable this often."""
+    redis_url: str | None = None
+    """Redis of a Tiled server of its own; live results are published there."""

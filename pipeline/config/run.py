@@ -1,0 +1,47 @@
+"""The whole of a config file."""
+
+from pydantic import Field
+
+from pipeline.config.acquisition import Acquisition
+from pipeline.config.base import Section
+from pipeline.config.detect import Detection
+from pipeline.config.fit import AssemblyAnalysis, ExcitonFit, PopulationsFit
+from pipeline.config.plumbing import Bus, Store
+from pipeline.config.reduce import AbsorbanceReduction, SaxsReduction
+from pipeline.config.replay import ReplayFormat
+from pipeline.config.sample import Sample
+
+
+class SaxsAnalysis(Section):
+    """From image to populations and order."""
+
+    reduce: SaxsReduction = SaxsReduction()
+    fit: PopulationsFit | None = PopulationsFit()
+    """Absent = curves only."""
+    assembly: AssemblyAnalysis | None = None
+    """Absent = order is not sought."""
+
+
+class AbsorbanceAnalysis(Section):
+    """From counts to the exciton."""
+
+    reduce: AbsorbanceReduction = AbsorbanceReduction()
+    fit: ExcitonFit | None = ExcitonFit()
+    """Absent = spectra only."""
+
+
+class RunConfig(Section):
+    """One experiment: what is in the vial, what looks at it, what is asked."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
+    """Short name, for files and lists."""
+    description: str = ""
+    """One line for people."""
+    sample: Sample = Sample()
+    acquisition: Acquisition = Acquisition()
+    replay: ReplayFormat = ReplayFormat()
+    saxs: SaxsAnalysis = SaxsAnalysis()
+    absorbance: AbsorbanceAnalysis = AbsorbanceAnalysis()
+    detect: Detection = Detection()
+    bus: Bus = Bus()
+    store: Store = Store()

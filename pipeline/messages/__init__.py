@@ -1,0 +1,51 @@
+"""Frozen types that travel between the parts. Nothing here opens a file, a socket or a clock.
+
+A time is seconds since the run's zero (the injection) at the *end* of the exposure, and comes
+from the detector; no stage reads a clock, so a replay equals the live run.
+"""
+
+from pipeline.messages.frames import (
+    CurveFrame,
+    Frame,
+    ImageFrame,
+    SpectrumFrame,
+    StreamEnd,
+    StreamStart,
+    frozen_array,
+)
+from pipeline.messages.results import (
+    ArrayResult,
+    Curve,
+    Exciton,
+    FittedCurve,
+    FrameResults,
+    Peak,
+    Populations,
+    Result,
+    RowResult,
+    Spectrum,
+)
+from pipeline.messages.stage import BadFrameError, RunStart, Stage
+
+__all__ = [
+    "ArrayResult",
+    "BadFrameError",
+    "Curve",
+    "CurveFrame",
+    "Exciton",
+    "FittedCurve",
+    "Frame",
+    "FrameResults",
+    "ImageFrame",
+    "Peak",
+    "Populations",
+    "Result",
+    "RowResult",
+    "RunStart",
+    "Spectrum",
+    "SpectrumFrame",
+    "Stage",
+    "StreamEnd",
+    "StreamStart",
+    "frozen_array",
+]

@@ -1,0 +1,177 @@
+"""What stages make of a frame.
+
+A result names its own place in the run's container (``NODE``). A row's fields are the columns of
+a table, so a new result needs a new dataclass and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Result:
+    """Belongs to one frame of one stream; ``NODE`` is None for what is not stored."""
+
+    NODE: ClassVar[str | None] = None
+
+    frame: int
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RowResult(Result):
+    """A row of a table. Fields are float, int or str; absent numbers are NaN."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ArrayResult(Result):
+    """Equal-length lines stacked into one slab of the array at ``NODE``.
+
+    ``AXIS_NODE`` names the node of the common axis; ``AXIS`` and ``LINES`` the fields.
+    """
+
+    AXIS_NODE: ClassVar[str]
+    AXIS: ClassVar[str]
+    LINES: ClassVar[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Curve(ArrayResult):
+    """I(q) of one frame: intensity and one-sigma error in 1/cm (or arbitrary units), q in 1/nm.
+
+    Bins without pixels are NaN in both lines.
+    """
+
+    NODE = "saxs/curves"
+    AXIS_NODE = "saxs/q"
+    AXIS = "q_per_nm"
+    LINES = ("intensity", "sigma")
+
+    q_per_nm: np.ndarray
+    intensity: np.ndarray
+    sigma: np.ndarray
+    absolute: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Spectrum(ArrayResult):
+    """Absorbance of one frame (decadic) and its one-sigma error against energy in eV."""
+
+    NODE = "absorbance/spectra"
+    AXIS_NODE = "absorbance/energy"
+    AXIS = "energy_ev"
+    LINES = ("absorbance", "sigma")
+
+    energy_ev: np.ndarray
+    absorbance: np.ndarray
+    sigma: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Populations(RowResult):
+    """Two populations of spheres plus background. NaN = not in the data, never a guess.
+
+    Diameters are number means and standard deviations in nm. Without an absolute scale the
+    concentrations and the yield are NaN, and the volumes are in arbitrary units.
+    """
+
+    NODE = "saxs/populations"
+
+    nc_diameter_nm: float
+    nc_diameter_nm_err: float
+    nc_sigma_nm: float
+    nc_sigma_nm_err: float
+    nc_concentration_um: float
+    nc_concentration_um_err: float
+    nc_volume_fraction: float
+    nc_volume_fraction_err: float
+    agglomerate_diameter_nm: float
+    agglomerate_diameter_nm_err: float
+    agglomerate_concentration_um: float
+    agglomerate_concentration_um_err: float
+    agglomerate_volume_fraction: float
+    agglomerate_volume_fraction_err: float
+    yield_fraction: float
+    yield_fraction_err: float
+    background: float
+    powerlaw_amplitude: float
+    reduced_chi2: float
+    populations: int
+    total_intensity: float
+    invariant: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FittedCurve(Result):
+    """A curve with its fit, for stages that follow; not stored as such.
+
+    ``model`` and ``background`` are in the curve's units at its q.
+    """
+
+    curve: Curve
+    populations: Populations
+    model: np.ndarray
+    background: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Peak(RowResult):
+    """The order of the particles in one frame: comb 1:2:3 (order) and its strongest peaks.
+
+    ``order_z`` is the significance of one-dimensional order, in standard deviations of a frame
+    without order; ``lattice_z`` that of order beyond the comb.
+    """
+
+    NODE = "assembly/peaks"
+
+    order_z: float
+    lattice_z: float
+    spacing_nm: float
+    spacing_nm_err: float
+    peak_1_q_per_nm: float
+    peak_2_q_per_nm: float
+    peak_3_q_per_nm: float
+    peak_1_height: float
+    peak_2_height: float
+    peak_3_height: float
+    peak_fwhm_per_nm: float
+    domain_nm: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Exciton(RowResult):
+    """First exciton of one spectrum. ``size_curve`` says which sizing curve made the diameter."""
+
+    NODE = "absorbance/exciton"
+
+    exciton_ev: float
+    exciton_ev_err: float
+    fwhm_mev: float
+    fwhm_mev_err: float
+    amplitude: float
+    amplitude_err: float
+    diameter_nm: float
+    diameter_nm_err: float
+    agglomerate_band: float
+    agglomerate_band_err: float
+    reduced_chi2: float
+    size_curve: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameResults:
+    """All that came of one frame, the unit of delivery.
+
+    ``rejected`` is None, or one line that says why the frame gave nothing.
+    """
+
+    stream: str
+    run: str
+    frame: int
+    time_s: float
+    results: tuple[Result, ...] = ()
+    rejected: str | None = None

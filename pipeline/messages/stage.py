@@ -1,0 +1,43 @@
+"""The one abstraction: a stage turns a message into messages and does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from pipeline.messages.frames import StreamStart
+from pipeline.messages.results import Result
+
+
+class BadFrameError(ValueError):
+    """A frame that cannot be used. The text says expected, got, and which frame."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunStart:
+    """What a stage may know before the first frame.
+
+    ``stream`` is the start message of the stream that the stage reads.
+    """
+
+    run: str
+    stream: StreamStart
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """Consumes messages of the types in ``consumes``; all others pass it by.
+
+    A stage is a pure function of its settings, the start and the message, so a stream can be
+    taken up again at any frame and gives the same numbers.
+    """
+
+    name: ClassVar[str]
+    consumes: ClassVar[tuple[type, ...]]
+    produces: ClassVar[tuple[type[Result], ...]]
+
+    def reset(self, start: RunStart, /) -> None: ...
+
+    def process(self, message: Any, /) -> Iterable[Result]: ...
