@@ -27,8 +27,10 @@ class SaxsReduction(Section):
     saturation_counts: int | None = Field(default=None, gt=0)
     """Pixels at or above are masked in that frame; the stream's own value if absent."""
     absolute_scale: float | None = Field(default=None, gt=0)
-    """Factor from counts per (monitor, transmission, second, solid angle of the pixel at the
-    point of normal incidence) per cm of sample to 1/cm; absent = arbitrary units."""
+    """Factor to 1/cm: 1 / (nominal flux in photons/s x solid angle in sr of the pixel at the point
+    of normal incidence). I = factor * counts / (relative solid angle * polarisation * monitor *
+    transmission * exposure_s * thickness_cm). The stream's own value if absent; if neither
+    gives one, the scale is arbitrary."""
     thickness_cm: float = Field(default=0.1, gt=0)
     """Path through the sample."""
     background_file: str | None = None

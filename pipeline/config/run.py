@@ -20,6 +20,8 @@ class SaxsAnalysis(Section):
     """Absent = curves only."""
     assembly: AssemblyAnalysis | None = None
     """Absent = order is not sought."""
+    extra_stages: tuple[str, ...] = ()
+    """Stages of your own, ``package.module:Class``, that follow these."""
 
 
 class AbsorbanceAnalysis(Section):
@@ -28,6 +30,8 @@ class AbsorbanceAnalysis(Section):
     reduce: AbsorbanceReduction = AbsorbanceReduction()
     fit: ExcitonFit | None = ExcitonFit()
     """Absent = spectra only."""
+    extra_stages: tuple[str, ...] = ()
+    """Stages of your own, ``package.module:Class``, that follow these."""
 
 
 class RunConfig(Section):

@@ -25,7 +25,7 @@ from pipeline.messages.results import (
     RowResult,
     Spectrum,
 )
-from pipeline.messages.stage import BadFrameError, RunStart, Stage
+from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
 
 __all__ = [
     "ArrayResult",
@@ -41,6 +41,7 @@ __all__ = [
     "Populations",
     "Result",
     "RowResult",
+    "RunDocument",
     "RunStart",
     "Spectrum",
     "SpectrumFrame",

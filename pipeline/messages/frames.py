@@ -56,8 +56,8 @@ class StreamStart:
 class ImageFrame:
     """One exposure of an area detector.
 
-    ``image`` is (ny, nx), unsigned; ``monitor`` the incident flux summed over the exposure
-    (relative: 1.0 = nominal, 0 = no beam); ``transmission`` of the sample (0 to 1).
+    ``image`` is (ny, nx), unsigned; ``monitor`` the mean incident flux during the exposure relative
+    to the nominal flux (1.0 = nominal, 0 = no beam); ``transmission`` of the sample (0 to 1).
     """
 
     stream: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pipeline.messages.frames import StreamStart
 from pipeline.messages.results import Result
@@ -24,6 +24,15 @@ class RunStart:
     run: str
     stream: StreamStart
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunDocument:
+    """What is known of a whole run: ``start`` opens its container, ``stop`` completes it."""
+
+    run: str
+    name: Literal["start", "stop"]
+    document: Mapping[str, Any]
 
 
 @runtime_checkable
