@@ -1,0 +1,1 @@
+"""Flyers: detectors that publish their frames and tell bluesky where they are."""

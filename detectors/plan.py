@@ -1,0 +1,92 @@
+"""The plan of a run: all detectors fly, each on its own clock, in one run of the RunEngine."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bluesky import plan_stubs as bps
+from bluesky.utils import FailedStatus, MsgGenerator
+
+from detectors.devices.clock import RunClock
+from detectors.devices.flyer import Flight, FrameFlyer
+
+# Longest that a flyer may need to notice that the run was stopped: one exposure at 1 Hz, the
+# slowest rate that a config allows, and the writing of its frame. Used after a failure only.
+STOP_TIMEOUT_S = 10.0
+
+
+def live_run(
+    flyers: Sequence[FrameFlyer],
+    make_flight: Callable[[Mapping[str, Any]], Flight],
+    *,
+    clock: RunClock,
+    collect_period_s: float = 1.0,
+    metadata: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Fly all detectors in one run until the last is done or the clock is stopped.
+
+    Each detector has a stream of its own and is collected alone: collected together, bluesky
+    cuts all to the slowest.
+
+    Parameters
+    ----------
+    flyers
+        The detectors; their ``stream`` names the bluesky stream.
+    make_flight
+        Makes what the flyers are prepared with out of the run's start document.
+    clock
+        The run's clock. ``clock.stop(reason)``, from any thread or signal handler, ends the run
+        with all its documents.
+    collect_period_s
+        Seconds between references to new frames.
+    metadata
+        For the start document.
+
+    Returns
+    -------
+    str
+        The uid that bluesky gave the run.
+    """
+    start: dict[str, Any] = {}
+    token = yield from bps.subscribe("start", lambda _name, document: start.update(document))
+    uid = yield from bps.open_run(md=dict(metadata or {}))
+    yield from bps.unsubscribe(token)
+    try:
+        yield from _fly(flyers, make_flight(start), collect_period_s)
+    except BaseException as error:
+        clock.stop(f"failed: {_cause(error)}")
+        for flyer in flyers:
+            flyer.wait_done(STOP_TIMEOUT_S)
+        # An abort by the RunEngine itself (GeneratorExit, RequestAbort) closes the run there.
+        if isinstance(error, Exception):
+            yield from bps.close_run(exit_status="fail", reason=str(_cause(error)))
+        raise
+    yield from bps.close_run(exit_status="success", reason=clock.reason)
+    return uid
+
+
+def _fly(
+    flyers: Sequence[FrameFlyer], flight: Flight, collect_period_s: float
+) -> MsgGenerator[None]:
+    ready = f"ready-{uuid.uuid4()}"
+    for flyer in flyers:
+        yield from bps.prepare(flyer, flight, group=ready)
+    yield from bps.wait(group=ready)
+    for flyer in flyers:
+        yield from bps.declare_stream(flyer, name=flyer.stream, collect=True)
+    yield from bps.kickoff_all(*flyers, wait=True)
+
+    flown = f"flown-{uuid.uuid4()}"
+    yield from bps.complete_all(*flyers, group=flown, wait=False)
+    done = False
+    while not done:
+        done = yield from bps.wait(group=flown, timeout=collect_period_s, error_on_timeout=False)
+        for flyer in flyers:
+            yield from bps.collect(flyer, name=flyer.stream, return_payload=False)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The detector's own error, out of bluesky's wrapping."""
+    return error.__cause__ if isinstance(error, FailedStatus) and error.__cause__ else error
