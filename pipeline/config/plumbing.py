@@ -19,9 +19,13 @@ class Bus(Section):
 
 
 class Store(Section):
-    """How results reach Tiled."""
+    """How results reach Tiled. Without URIs: SQLite, local files and memory in the data folder."""
 
     batch_period_s: float = Field(default=0.5, gt=0, le=10)
     """Results are made durable this often."""
-    redis_url: str | None = None
-    """Redis of a Tiled server of its own; live results are published there."""
+    catalog_uri: str | None = None
+    """Database of the catalog, e.g. ``postgresql+asyncpg://user:password@host/catalog``."""
+    tables_uri: str | None = None
+    """Database of the tables, e.g. ``postgresql://user:password@host/tables``."""
+    stream_cache_uri: str | None = None
+    """Where live messages are kept, e.g. ``redis://host:6379/0``."""

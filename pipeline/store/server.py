@@ -1,0 +1,190 @@
+"""A Tiled server inside this process: SQLite catalog, SQLite tables, local files, memory stream.
+
+The same class serves PostgreSQL and Redis where a config names them: what differs is three URIs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+
+from pipeline.config.plumbing import Store
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+# A subscriber that was away for a moment finds its messages again: about 2 minutes at 2 Hz and
+# 6.7 Hz with five live nodes. What is older, it reads from the tables.
+STREAM_CACHE_MESSAGES = 5000
+STARTUP_TIMEOUT_S = 120.0
+
+
+class ServerError(RuntimeError):
+    """The embedded server cannot start; the text says why and what to do."""
+
+
+def api_key_for(data_dir: Path) -> str:
+    """The data folder's own API key, made on first use and readable by its owner only.
+
+    ``TILED_SINGLE_USER_API_KEY`` overrides it, as it does for Tiled itself.
+    """
+    if key := os.environ.get("TILED_SINGLE_USER_API_KEY"):
+        return key
+    path = data_dir / "tiled_api_key"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        key = secrets.token_hex(16)
+        file.write(key + "\n")
+    return key
+
+
+def _initialise_catalog(uri: str) -> None:
+    """Create the catalog's tables, in this process.
+
+    ``tiled catalog init`` does the same in a second interpreter, whose imports would double the
+    time to start.
+    """
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from tiled.alembic_utils import stamp_head
+    from tiled.catalog.alembic_constants import ALEMBIC_DIR, ALEMBIC_INI_TEMPLATE_PATH
+    from tiled.catalog.core import initialize_database
+
+    async def create() -> None:
+        engine = create_async_engine(uri)
+        await initialize_database(engine)
+        await engine.dispose()
+
+    asyncio.run(create())
+    stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, uri)
+
+
+class EmbeddedServer:
+    """Tiled over HTTP and WebSocket, on a thread with an event loop of its own.
+
+    Parameters
+    ----------
+    data_dir
+        Holds ``catalog.db``, ``tables.db``, ``arrays/`` and the API key.
+    host, port
+        Where to listen; port 0 takes a free one.
+    settings
+        May name a PostgreSQL catalog, PostgreSQL tables and a Redis stream cache.
+    readable
+        Folders whose files may be registered (recordings).
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        settings: Store | None = None,
+        readable: tuple[Path, ...] = (),
+    ) -> None:
+        self.data_dir = data_dir.resolve()
+        self.host = host
+        self.settings = settings or Store()
+        self.readable = readable
+        self.api_key = api_key_for(self.data_dir)
+        try:
+            self._socket = socket.create_server((host, port), reuse_port=False)
+        except OSError as error:
+            raise ServerError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+            ) from error
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://{host}:{self.port}"
+        self.catalog: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Build the application and serve it; returns when the first request can be answered."""
+        app = self._build()
+        config = uvicorn.Config(app, log_level="warning", loop="asyncio", access_log=False)
+        self._server = uvicorn.Server(config)
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="tiled", daemon=True)
+        self._thread.start()
+        if not ready.wait(STARTUP_TIMEOUT_S) or self._failure is not None:
+            raise ServerError(f"Tiled did not start in {self.data_dir}: {self._failure}")
+
+    def _build(self) -> Any:
+        from tiled.catalog import from_uri
+        from tiled.config import Authentication, StreamingCacheConfig
+        from tiled.server.app import build_app
+
+        arrays = self.data_dir / "arrays"
+        arrays.mkdir(parents=True, exist_ok=True)
+        catalog_file = self.data_dir / "catalog.db"
+        catalog_uri = self.settings.catalog_uri or f"sqlite+aiosqlite:///{catalog_file}"
+        tables_uri = self.settings.tables_uri or f"sqlite:///{self.data_dir / 'tables.db'}"
+        if self.settings.catalog_uri is None and not catalog_file.exists():
+            _initialise_catalog(catalog_uri)
+        embedded_tables = self.settings.tables_uri is None
+        cache = StreamingCacheConfig(uri=self.settings.stream_cache_uri or "memory").model_dump()
+        cache["maxsize"] = STREAM_CACHE_MESSAGES
+        self.catalog = from_uri(
+            catalog_uri,
+            writable_storage=[arrays, tables_uri],
+            readable_storage=[*map(str, self.readable)],
+            # A server of its own may be empty; ours was made above, without a second process.
+            init_if_not_exists=self.settings.catalog_uri is not None,
+            cache_config=cache,
+            # Two connections on one SQLite file fail each other's appends as locked.
+            **({"storage_pool_size": 1, "storage_max_overflow": 0} if embedded_tables else {}),
+        )
+        return build_app(
+            self.catalog, authentication=Authentication(single_user_api_key=self.api_key)
+        )
+
+    def _run(self, ready: threading.Event) -> None:
+        assert self._server is not None
+        server = self._server
+
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            task = asyncio.ensure_future(server.serve(sockets=[self._socket]))
+            while not server.started and not task.done():
+                await asyncio.sleep(0.02)
+            ready.set()
+            await task
+
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            ready.set()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the server's loop and wait for its result."""
+        assert self._loop is not None, "the server has not been started"
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
+
+    def stop(self) -> None:
+        """Stop serving and close the databases."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(timeout=10)
+            if self._thread.is_alive():
+                # Open WebSockets may hold a graceful stop up; what is stored is committed.
+                self._server.force_exit = True
+                self._thread.join(timeout=5)
+        self._socket.close()

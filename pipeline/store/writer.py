@@ -1,0 +1,262 @@
+"""The one writer of a run: live to subscribers at once, durable in batches, each frame once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tiled.structures.array import ArrayStructure, BuiltinDtype
+from tiled.structures.data_source import DataSource
+
+from pipeline.messages import ArrayResult, FrameResults, Result, RowResult, StreamEnd
+from pipeline.store.datapath import DataPath
+from pipeline.store.layout import (
+    CHUNK_FRAMES,
+    LEDGER_SCHEMA,
+    LIVE,
+    ArrayNode,
+    LayoutError,
+    TableNode,
+    ledger,
+    ledger_node,
+)
+
+log = logging.getLogger(__name__)
+
+
+class RunContainer:
+    """The container of one run: its metadata and its nodes, made when first needed."""
+
+    def __init__(self, root: Any, data: DataPath, run: str) -> None:
+        self.data = data
+        self.run = run
+        self.node = root[run] if run in root else None
+        self._root = root
+        self._lock = threading.Lock()
+        self._clients: dict[str, Any] = {}
+
+    def create(self, metadata: Mapping[str, Any]) -> None:
+        """Make the container, or leave it as it is if the run is being taken up again."""
+        if self.node is None:
+            self.node = self._root.create_container(key=self.run, metadata=dict(metadata))
+            self.container("alerts")
+
+    def complete(self, stop: Mapping[str, Any]) -> None:
+        """Add the stop document to the metadata."""
+        assert self.node is not None
+        self.node.update_metadata({"stop": dict(stop)})
+
+    def container(self, path: str) -> Any:
+        """The container at a path below the run, made if it is missing."""
+        node = self.node
+        for depth, key in enumerate(path.split("/") if path else []):
+            here = "/".join(path.split("/")[: depth + 1])
+            with self._lock:
+                if here not in self._clients:
+                    self._clients[here] = node[key] if key in node else node.create_container(key)
+                node = self._clients[here]
+        return node
+
+    def segments(self, path: str) -> tuple[str, ...]:
+        return (self.run, *path.split("/"))
+
+    def table(self, path: str, schema: pa.Schema) -> int:
+        """Make a table if it is missing; the number of rows that it has."""
+        parent, _, key = path.rpartition("/")
+        container = self.container(parent)
+        if key not in container:
+            container.create_appendable_table(schema, key=key)
+            return 0
+        table = container[key]
+        missing = set(schema.names) ^ set(table.columns)
+        if missing:
+            raise LayoutError(
+                f"{self.run}/{path} was written with other columns ({', '.join(sorted(missing))}): "
+                "replay the run under a new key"
+            )
+        return len(table["frame"].read())
+
+    def array(self, path: str, shape: tuple[int, ...]) -> None:
+        """Make an array of one NaN chunk of frames, if it is missing."""
+        parent, _, key = path.rpartition("/")
+        container = self.container(parent)
+        if key in container:
+            return
+        empty = np.full((CHUNK_FRAMES, *shape), np.nan)
+        self._new_array(container, key, empty)
+        self.data.patch(self.segments(path), empty, 0)
+
+    def axis(self, path: str, values: np.ndarray) -> None:
+        """Store an axis once."""
+        parent, _, key = path.rpartition("/")
+        container = self.container(parent)
+        if key not in container:
+            container.write_array(np.asarray(values, dtype=float), key=key)
+
+    def live_array(self, path: str, shape: tuple[int, ...]) -> None:
+        parent, _, key = path.rpartition("/")
+        container = self.container(parent)
+        if key not in container:
+            self._new_array(container, key, np.zeros((1, *shape)))
+
+    def trim(self, path: str, frames: int) -> None:
+        """Cut the NaN slabs of the first chunk that a short run never filled."""
+        node = self.node[tuple(path.split("/"))].include_data_sources()
+        source = node.data_sources()[0]
+        shape = (frames, *node.shape[1:])
+        if frames >= node.shape[0] or frames == 0:
+            return
+        source.structure = ArrayStructure(
+            data_type=source.structure.data_type,
+            shape=shape,
+            chunks=tuple((n,) for n in shape),
+        )
+        from tiled.client.utils import handle_error
+        from tiled.utils import safe_json_dump
+
+        uri = node.uri.replace("/metadata/", "/data_source/", 1)
+        body = safe_json_dump({"data_source": source})
+        handle_error(node.context.http_client.put(uri, content=body))
+
+    @staticmethod
+    def _new_array(container: Any, key: str, values: np.ndarray) -> None:
+        structure = ArrayStructure(
+            data_type=BuiltinDtype.from_numpy_dtype(values.dtype),
+            shape=values.shape,
+            chunks=tuple((n,) for n in values.shape),
+        )
+        source = DataSource(
+            structure=structure, structure_family="array", mimetype="application/x-zarr"
+        )
+        container.new("array", [source], key=key)
+
+
+class StreamWriter:
+    """Results of one stream of a run, in order of frame number.
+
+    ``accept`` may be called from any thread; ``flush`` from one.
+    """
+
+    def __init__(
+        self, container: RunContainer, stream: str, results: Sequence[type[Result]]
+    ) -> None:
+        self.stream = stream
+        self._container = container
+        self._lock = threading.Lock()
+        self._pending: dict[int, FrameResults] = {}
+        self._end: StreamEnd | None = None
+        self._tables = [
+            TableNode.of(r) for r in results if issubclass(r, RowResult) and r.NODE is not None
+        ]
+        self._tables.append(TableNode(ledger_node(stream), LEDGER_SCHEMA))
+        self._arrays = [
+            ArrayNode.of(r) for r in results if issubclass(r, ArrayResult) and r.NODE is not None
+        ]
+        self._lengths: dict[str, int] = {}
+        self._rows = {t.path: container.table(t.path, t.schema) for t in self._tables}
+        if container.data.publishes:
+            for table in self._tables:
+                container.table(f"{LIVE}/{table.path}", table.schema)
+        self.durable = min(self._rows.values())
+        """Frames 0 to ``durable`` - 1 are stored."""
+        self._published = self.durable
+        self.ended = False
+
+    def accept(self, message: FrameResults) -> None:
+        """Take a frame's results: publish them live, keep them for the next batch.
+
+        A frame that is stored or waiting already changes nothing.
+        """
+        with self._lock:
+            if message.frame < self.durable or message.frame in self._pending:
+                return
+            self._pending[message.frame] = message
+        if self._container.data.publishes and message.frame >= self._published:
+            self._published = message.frame + 1
+            self._publish(message)
+
+    def end(self, end: StreamEnd) -> None:
+        """The stream is complete once ``end.frames`` frames are durable."""
+        self._end = end
+
+    @property
+    def complete(self) -> bool:
+        return self._end is not None and self.durable >= self._end.frames
+
+    def _publish(self, message: FrameResults) -> None:
+        data, run = self._container.data, self._container
+        for node in self._arrays:
+            if node.find(message) is None:
+                continue
+            length = self._prepare_array(node, message)
+            block = node.block([message], length)
+            data.publish_block(run.segments(f"{LIVE}/{node.path}"), block, message.frame)
+        for table in self._tables:
+            rows = self._rows_of(table, [message])
+            data.publish_rows(run.segments(f"{LIVE}/{table.path}"), rows)
+
+    def _rows_of(self, table: TableNode, frames: Sequence[FrameResults]) -> pa.Table:
+        if table.path == ledger_node(self.stream):
+            return ledger(frames)
+        return table.rows(frames)
+
+    def _prepare_array(self, node: ArrayNode, message: FrameResults) -> int:
+        """Make an array's nodes when its axis is first seen; the axis' length."""
+        with self._lock:
+            if node.path in self._lengths:
+                return self._lengths[node.path]
+            axis = getattr(node.find(message), node.axis)
+            shape = (len(node.lines), len(axis))
+            self._container.axis(node.axis_path, axis)
+            self._container.array(node.path, shape)
+            if self._container.data.publishes:
+                self._container.live_array(f"{LIVE}/{node.path}", shape)
+            self._lengths[node.path] = len(axis)
+            return len(axis)
+
+    def flush(self) -> int:
+        """Make all consecutive pending frames durable; the number of frames written."""
+        with self._lock:
+            frames = []
+            while (message := self._pending.get(self.durable + len(frames))) is not None:
+                frames.append(message)
+        if frames:
+            for node in self._arrays:
+                found = next((m for m in frames if node.find(m) is not None), None)
+                if found is not None:
+                    length = self._prepare_array(node, found)
+                    block = node.block(frames, length)
+                    path = self._container.segments(node.path)
+                    self._container.data.patch(path, block, frames[0].frame)
+            for table in self._tables:
+                # After a crash between two tables one may be ahead: it skips what it has.
+                new = [m for m in frames if m.frame >= self._rows[table.path]]
+                if new:
+                    self._append(table, new)
+            with self._lock:
+                for message in frames:
+                    del self._pending[message.frame]
+                self.durable += len(frames)
+        if self.complete and not self.ended:
+            for node in self._arrays:
+                if node.path in self._lengths:
+                    self._container.trim(node.path, self.durable)
+            self.ended = True
+        return len(frames)
+
+    def _append(self, table: TableNode, frames: Sequence[FrameResults]) -> None:
+        """Append rows; after an error look what the server has, since an append is not repeatable.
+
+        The server may have committed the batch although the answer was an error.
+        """
+        path = self._container.segments(table.path)
+        try:
+            self._container.data.append(path, self._rows_of(table, frames))
+        except Exception:
+            self._rows[table.path] = self._container.table(table.path, table.schema)
+            raise
+        self._rows[table.path] = frames[-1].frame + 1
