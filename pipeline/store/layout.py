@@ -76,7 +76,7 @@ class TableNode:
         """One row a frame, in their order."""
         rows = []
         for message in frames:
-            found = [r for r in message.results if r.NODE == self.path]
+            found = [r for r in message.results if self.path == r.NODE]
             if len(found) > 1:
                 raise LayoutError(
                     f"{message.stream} frame {message.frame}: {len(found)} rows for {self.path}, "
@@ -106,7 +106,7 @@ class ArrayNode:
 
     def find(self, message: FrameResults) -> Result | None:
         """This node's result of a frame, if it has one."""
-        return next((r for r in message.results if r.NODE == self.path), None)
+        return next((r for r in message.results if self.path == r.NODE), None)
 
     def block(self, frames: Sequence[FrameResults], length: int) -> np.ndarray:
         """Slabs of consecutive frames, (n, line, axis); NaN where a frame gave nothing."""

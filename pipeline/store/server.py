@@ -137,7 +137,12 @@ class EmbeddedServer:
         tables_uri = self.settings.tables_uri or f"sqlite:///{self.data_dir / 'tables.db'}"
         if self.settings.catalog_uri is None and not catalog_file.exists():
             _initialise_catalog(catalog_uri)
-        embedded_tables = self.settings.tables_uri is None
+        # Two connections on one SQLite file fail each other's appends as locked.
+        pool: dict[str, Any] = (
+            {"storage_pool_size": 1, "storage_max_overflow": 0}
+            if self.settings.tables_uri is None
+            else {}
+        )
         cache = StreamingCacheConfig(uri=self.settings.stream_cache_uri or "memory").model_dump()
         cache["maxsize"] = STREAM_CACHE_MESSAGES
         self.catalog = from_uri(
@@ -147,8 +152,7 @@ class EmbeddedServer:
             # A server of its own may be empty; ours was made above, without a second process.
             init_if_not_exists=self.settings.catalog_uri is not None,
             cache_config=cache,
-            # Two connections on one SQLite file fail each other's appends as locked.
-            **({"storage_pool_size": 1, "storage_max_overflow": 0} if embedded_tables else {}),
+            **pool,
         )
         return build_app(
             self.catalog, authentication=Authentication(single_user_api_key=self.api_key)
@@ -168,7 +172,7 @@ class EmbeddedServer:
 
         try:
             asyncio.run(serve())
-        except BaseException as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001  told by start(), on its thread
             self._failure = error
         finally:
             ready.set()

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tiled.client.utils import handle_error
 from tiled.structures.array import ArrayStructure, BuiltinDtype
+from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
+from tiled.utils import safe_json_dump
 
 from pipeline.messages import ArrayResult, FrameResults, Result, RowResult, StreamEnd
 from pipeline.store.datapath import DataPath
@@ -34,7 +37,7 @@ class RunContainer:
     def __init__(self, root: Any, data: DataPath, run: str) -> None:
         self.data = data
         self.run = run
-        self.node = root[run] if run in root else None
+        self.node: Any = root.get(run)
         self._root = root
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
@@ -47,7 +50,6 @@ class RunContainer:
 
     def complete(self, stop: Mapping[str, Any]) -> None:
         """Add the stop document to the metadata."""
-        assert self.node is not None
         self.node.update_metadata({"stop": dict(stop)})
 
     def container(self, path: str) -> Any:
@@ -115,9 +117,6 @@ class RunContainer:
             shape=shape,
             chunks=tuple((n,) for n in shape),
         )
-        from tiled.client.utils import handle_error
-        from tiled.utils import safe_json_dump
-
         uri = node.uri.replace("/metadata/", "/data_source/", 1)
         body = safe_json_dump({"data_source": source})
         handle_error(node.context.http_client.put(uri, content=body))
@@ -130,9 +129,11 @@ class RunContainer:
             chunks=tuple((n,) for n in values.shape),
         )
         source = DataSource(
-            structure=structure, structure_family="array", mimetype="application/x-zarr"
+            structure=structure,
+            structure_family=StructureFamily.array,
+            mimetype="application/x-zarr",
         )
-        container.new("array", [source], key=key)
+        container.new(StructureFamily.array, [source], key=key)
 
 
 class StreamWriter:
