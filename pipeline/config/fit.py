@@ -1,8 +1,8 @@
 """How curves and spectra become sizes, concentrations and order."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Section
 
@@ -25,11 +25,17 @@ class PopulationsFit(Section):
     agglomerate_sigma_nm: float = Field(default=0.3, gt=0)
     """Their standard deviation, held fixed."""
     presence_sigma: float = Field(default=4.0, gt=0)
-    """A population whose amplitude is below this many standard errors is absent."""
+    """A population is absent unless the curve needs it: leaving it out has to raise chi-square
+    (in units of the reduced chi-square, if that is above 1) by more than this squared, plus a
+    penalty for the parameters that are searched with it."""
+    weights: Literal["model", "measured"] = "model"
+    """``model``: sigma is that of counting, so it is taken from the model instead of from the
+    counts, which would pull the fit below them. ``measured``: sigma as it comes, for curves with
+    a background subtracted or with a sigma that was estimated."""
     powerlaw_exponent: float | None = Field(default=4.0, gt=0)
     """Of a background A q^-n; absent = none."""
     flat_background: bool = True
-    """Whether a constant is fitted."""
+    """Whether a constant is fitted. It may be negative: backgrounds get over-subtracted."""
 
 
 class AssemblyAnalysis(Section):
@@ -66,3 +72,29 @@ class ExcitonFit(Section):
     """Coulomb term times d of the two-band curve."""
     agglomerate_band_ev: float | None = 3.87
     """Energy of the agglomerates' band; absent = not sought."""
+    agglomerate_fwhm_mev: float = Field(default=300.0, gt=0)
+    """Full width at half maximum of the agglomerates' band, held fixed."""
+    window_fwhm: float = Field(default=2.2, ge=1.0, le=4.0)
+    """What is fitted ends this many full widths above the peak. The window should hold the second
+    transition, not the third: too narrow and the continuum is free, too wide and it misfits."""
+    presence_sigma: float = Field(default=5.0, gt=0)
+    """A peak whose amplitude is below this many standard errors is absent."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in ("energy_range_ev", "fwhm_range_mev"):
+            low, high = getattr(self, name)
+            if not 0 < low < high:
+                raise ValueError(f"{name}: expected 0 < first < second, got {low}, {high}")
+        if self.sizing == "table":
+            energies = [energy for energy, _ in self.sizing_table_ev_nm]
+            if len(energies) < 2 or len(set(energies)) < len(energies):
+                raise ValueError(
+                    "sizing 'table' needs sizing_table_ev_nm: two or more pairs of energy (eV) "
+                    f"and diameter (nm), each energy once; got {len(energies)} pairs"
+                )
+        if self.sizing == "polynomial_nm" and not self.sizing_coefficients:
+            raise ValueError(
+                "sizing 'polynomial_nm' needs sizing_coefficients, lowest power first; got none"
+            )
+        return self
