@@ -166,7 +166,8 @@ class Exciton(RowResult):
 class FrameResults:
     """All that came of one frame, the unit of delivery.
 
-    ``rejected`` is None, or one line that says why the frame gave nothing.
+    ``rejected`` is None, or one line that says why the frame gave nothing. ``newest`` is the
+    newest frame number that the sender had heard of, so what is under way can be told.
     """
 
     stream: str
@@ -175,3 +176,4 @@ class FrameResults:
     time_s: float
     results: tuple[Result, ...] = ()
     rejected: str | None = None
+    newest: int = -1

@@ -68,7 +68,7 @@ def _initialise_catalog(uri: str) -> None:
         await engine.dispose()
 
     asyncio.run(create())
-    stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, uri)
+    stamp_head(Path(ALEMBIC_INI_TEMPLATE_PATH), Path(ALEMBIC_DIR), uri)
 
 
 class EmbeddedServer:
