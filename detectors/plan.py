@@ -70,20 +70,22 @@ def live_run(
 def _fly(
     flyers: Sequence[FrameFlyer], flight: Flight, collect_period_s: float
 ) -> MsgGenerator[None]:
+    # bluesky's protocols and ophyd's annotations do not match, although the objects do.
+    devices: list[Any] = list(flyers)
     ready = f"ready-{uuid.uuid4()}"
-    for flyer in flyers:
+    for flyer in devices:
         yield from bps.prepare(flyer, flight, group=ready)
     yield from bps.wait(group=ready)
-    for flyer in flyers:
+    for flyer in devices:
         yield from bps.declare_stream(flyer, name=flyer.stream, collect=True)
-    yield from bps.kickoff_all(*flyers, wait=True)
+    yield from bps.kickoff_all(*devices, wait=True)
 
     flown = f"flown-{uuid.uuid4()}"
-    yield from bps.complete_all(*flyers, group=flown, wait=False)
+    yield from bps.complete_all(*devices, group=flown, wait=False)
     done = False
     while not done:
         done = yield from bps.wait(group=flown, timeout=collect_period_s, error_on_timeout=False)
-        for flyer in flyers:
+        for flyer in devices:
             yield from bps.collect(flyer, name=flyer.stream, return_payload=False)
 
 

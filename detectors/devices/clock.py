@@ -16,6 +16,7 @@ class RunClock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._zero_ns: int | None = None
+        self._zero_unix_ns = 0
         self._stopped = threading.Event()
         self._reason = ""
 
@@ -24,12 +25,20 @@ class RunClock:
         with self._lock:
             if self._zero_ns is None:
                 self._zero_ns = time.monotonic_ns()
+                self._zero_unix_ns = time.time_ns()
 
     def now_ns(self) -> int:
         """Nanoseconds since the zero."""
         if self._zero_ns is None:
             raise RuntimeError("run clock: expected start() before the first reading, got none")
         return time.monotonic_ns() - self._zero_ns
+
+    @property
+    def zero_unix_ns(self) -> int:
+        """The zero as Unix time, for detectors whose stamps are dates."""
+        if self._zero_ns is None:
+            raise RuntimeError("run clock: expected start() before the first reading, got none")
+        return self._zero_unix_ns
 
     def wait_until(self, due_ns: int) -> bool:
         """Wait for a time since the zero.

@@ -27,8 +27,8 @@ from pipeline.messages import Frame, StreamEnd, StreamStart
 
 log = logging.getLogger(__name__)
 
-DATA_DATASET = "/entry/instrument/detector/data"
-TIME_DATASET = "/entry/instrument/detector/time_ns"
+# Where the recording (pipeline.bus) keeps them.
+_DETECTOR = "/entry/instrument/detector"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,26 +152,24 @@ class FrameFlyer(Device):
             self._flight.clock.stop(f"{self.name} was stopped")
 
     def describe_collect(self) -> dict[str, Any]:
-        """Data keys of the one stream: the frames, and the time of each."""
+        """Data keys of the one stream: the frames, and each one's number and time.
+
+        A frame that the detector lost has no row, so a row's place is not its frame number.
+        """
         start = self._prepared_start()
         source = str(start.metadata.get("source", self.name))
-        frames = {
-            "source": source,
-            "dtype": "array",
-            "dtype_numpy": start.dtype,
-            # The leading 1 is what bluesky's consolidator joins frames along.
-            "shape": [1, *start.shape],
-            "external": "STREAM:",
+        return {
+            key: {
+                "source": source,
+                "dtype": "array",
+                "dtype_numpy": dtype,
+                # The leading 1 is what bluesky's consolidator joins rows along.
+                "shape": [1, *shape],
+                "external": "STREAM:",
+                **({"units": units} if units else {}),
+            }
+            for key, _, shape, dtype, units in self._columns()
         }
-        times = {
-            "source": source,
-            "dtype": "integer",
-            "dtype_numpy": "<i8",
-            "shape": [1],
-            "units": "ns",
-            "external": "STREAM:",
-        }
-        return {self.frames_key: frames, self.times_key: times}
 
     def get_index(self) -> int:
         """How many frames are flushed to the recording."""
@@ -199,16 +197,6 @@ class FrameFlyer(Device):
         self._referenced = available
 
     # What the plan and the acquisition process ask.
-
-    @property
-    def frames_key(self) -> str:
-        """bluesky's data key of the frames."""
-        return f"{self.stream}_frames"
-
-    @property
-    def times_key(self) -> str:
-        """bluesky's data key of the frames' times."""
-        return f"{self.stream}_time_ns"
 
     @property
     def recording(self) -> Path:
@@ -271,20 +259,30 @@ class FrameFlyer(Device):
         log.info("%s: %d frames published, %s", self.stream, self._published, end.reason)
         return end
 
-    def _compose_resources(self) -> list[Any]:
+    def _columns(self) -> list[tuple[str, str, tuple[int, ...], str, str]]:
+        """Data key, dataset, shape of a row, type and unit of what the documents refer to."""
         start = self._prepared_start()
+        return [
+            (f"{self.stream}_{start.kind}", "data", start.shape, start.dtype, ""),
+            (f"{self.stream}_frame", "frame", (), "<i8", ""),
+            (f"{self.stream}_time_ns", "time_ns", (), "<i8", "ns"),
+        ]
+
+    def _compose_resources(self) -> list[Any]:
         # Spelled with the host: bluesky's and Tiled's own documents do, and both parse it.
         uri = "file://localhost" + quote(str(self.recording.resolve()))
-        chunks = {self.frames_key: [1, *start.shape], self.times_key: [1]}
-        datasets = {self.frames_key: DATA_DATASET, self.times_key: TIME_DATASET}
         return [
             compose_stream_resource(
                 mimetype="application/x-hdf5",
                 uri=uri,
                 data_key=key,
-                parameters={"dataset": datasets[key], "chunk_shape": chunk, "swmr": True},
+                parameters={
+                    "dataset": f"{_DETECTOR}/{dataset}",
+                    "chunk_shape": [1, *shape],
+                    "swmr": True,
+                },
             )
-            for key, chunk in chunks.items()
+            for key, dataset, shape, _, _ in self._columns()
         ]
 
 

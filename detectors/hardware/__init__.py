@@ -1,0 +1,1 @@
+"""Real detectors, for ``acquisition.devices`` of type ``ophyd``."""

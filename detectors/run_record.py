@@ -1,0 +1,93 @@
+"""``run.json``: what a recording says of itself beside its frames."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from event_model import NumpyEncoder
+
+from pipeline.messages import StreamEnd
+
+#: Name of the file in a recording.
+RUN_FILE = "run.json"
+#: Name of the exact copy of the config in a recording.
+CONFIG_FILE = "config.yaml"
+
+_PACKAGES = ("nucleate", "bluesky", "ophyd", "event-model", "numpy", "h5py", "hdf5plugin", "pyzmq")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what makes a recording; a package that runs uninstalled is left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class RunRecord:
+    """Writes ``run.json`` at the start and again at the end of a run.
+
+    Parameters
+    ----------
+    folder
+        The recording; made if it is missing.
+    run
+        Identifier of the run.
+    config_file
+        Copied as it is.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds a run already: a recording is never overwritten.
+    """
+
+    def __init__(self, folder: Path, run: str, config_file: Path) -> None:
+        self.path = folder / RUN_FILE
+        if self.path.exists():
+            raise FileExistsError(
+                f"{folder}: expected an empty folder, got a recorded run: choose another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(config_file, folder / CONFIG_FILE)
+        text = (folder / CONFIG_FILE).read_bytes()
+        self.content: dict[str, Any] = {
+            "run": run,
+            "config": text.decode(),
+            "config_sha256": hashlib.sha256(text).hexdigest(),
+            "versions": versions(),
+            "start": None,
+            "stop": None,
+            "streams": {},
+        }
+
+    def started(self, document: Mapping[str, Any]) -> None:
+        """Note the start document."""
+        self.content["start"] = dict(document)
+        self.content["bluesky_uid"] = document["uid"]
+        self._write()
+
+    def ended(self, document: Mapping[str, Any] | None, ends: Mapping[str, StreamEnd]) -> None:
+        """Note the stop document, None if there is none, and how the streams ended."""
+        self.content["stop"] = None if document is None else dict(document)
+        self.content["streams"] = {
+            stream: {"file": f"{stream}.h5", "frames": end.frames, "reason": end.reason}
+            for stream, end in ends.items()
+        }
+        self._write()
+
+    def _write(self) -> None:
+        # Renamed into place, so that a reader never meets half a file.
+        draft = self.path.with_suffix(".json.part")
+        draft.write_text(json.dumps(self.content, indent=1, cls=NumpyEncoder), encoding="utf-8")
+        draft.replace(self.path)
