@@ -1,0 +1,144 @@
+"""Where a pixel of a flat, tilted detector lies: q, azimuth, solid angle, polarisation.
+
+Axes and rotations are those of pyFAI's PONI geometry: axis 1 is the slow one (rows), axis 2 the
+fast one (columns), axis 3 points along the beam. The detector plane stands ``distance_m`` behind
+the sample; its point of normal incidence (PONI) is (``poni1_m``, ``poni2_m``) from the outer corner
+of pixel (0, 0). The plane is then turned about the sample by rot1 about axis 1, rot2 about axis 2
+and rot3 about the beam; rot1 and rot2 turn left-handed, rot3 right-handed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def rotation(rot1_rad: float, rot2_rad: float, rot3_rad: float) -> np.ndarray:
+    """Matrix (3, 3) that takes detector coordinates (axis 1, axis 2, beam) to the laboratory.
+
+    Parameters
+    ----------
+    rot1_rad, rot2_rad, rot3_rad
+        Rotations of a PONI file.
+    """
+    c1, s1 = math.cos(rot1_rad), math.sin(rot1_rad)
+    c2, s2 = math.cos(rot2_rad), math.sin(rot2_rad)
+    c3, s3 = math.cos(rot3_rad), math.sin(rot3_rad)
+    about_1 = np.array([[1.0, 0.0, 0.0], [0.0, c1, s1], [0.0, -s1, c1]])
+    about_2 = np.array([[c2, 0.0, -s2], [0.0, 1.0, 0.0], [s2, 0.0, c2]])
+    about_3 = np.array([[c3, -s3, 0.0], [s3, c3, 0.0], [0.0, 0.0, 1.0]])
+    turn = np.zeros((3, 3))
+    for i in range(3):
+        for j in range(3):
+            for k in range(3):
+                for m in range(3):
+                    turn[i, j] += about_3[i, k] * about_2[k, m] * about_1[m, j]
+    return turn
+
+
+@njit(cache=True, nogil=True)
+def corner_q_chi(
+    shape: tuple[int, int],
+    pixel_m: tuple[float, float],
+    distance_m: float,
+    poni_m: tuple[float, float],
+    turn: np.ndarray,
+    wavelength_nm: float,
+    flip: tuple[bool, bool],
+) -> tuple[np.ndarray, np.ndarray]:
+    """q and azimuth of the corners of all pixels.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the detector.
+    pixel_m
+        Pixel size along axes 1 and 2.
+    distance_m, poni_m
+        Sample to the point of normal incidence, and that point's place on the detector.
+    turn
+        (3, 3), see `rotation`.
+    wavelength_nm
+        Of the photons.
+    flip
+        Whether the array runs against axis 1 or axis 2 (the detector's orientation).
+
+    Returns
+    -------
+    q_per_nm, chi_rad
+        (rows + 1, columns + 1). q = 4 pi / wavelength sin(theta), written with
+        sin(theta) = r / sqrt(2 d (d + z)), which keeps all digits at small angles, where
+        1 - cos(2 theta) does not. chi = atan2(axis 1, axis 2), from -pi to pi. Both float32: see
+        `pipeline.kernels.pixel_splitting`.
+    """
+    rows, columns = shape
+    q_per_nm = np.empty((rows + 1, columns + 1), np.float32)
+    chi_rad = np.empty((rows + 1, columns + 1), np.float32)
+    scale = 4.0 * math.pi / wavelength_nm
+    for i in range(rows + 1):
+        p1 = (rows - i if flip[0] else i) * pixel_m[0] - poni_m[0]
+        for j in range(columns + 1):
+            p2 = (columns - j if flip[1] else j) * pixel_m[1] - poni_m[1]
+            y = turn[0, 0] * p1 + turn[0, 1] * p2 + turn[0, 2] * distance_m
+            x = turn[1, 0] * p1 + turn[1, 1] * p2 + turn[1, 2] * distance_m
+            z = turn[2, 0] * p1 + turn[2, 1] * p2 + turn[2, 2] * distance_m
+            r2 = x * x + y * y
+            d = math.sqrt(r2 + z * z)
+            q_per_nm[i, j] = scale * math.sqrt(r2 / (2.0 * d * (d + z)))
+            chi_rad[i, j] = math.atan2(y, x)
+    return q_per_nm, chi_rad
+
+
+@njit(cache=True, nogil=True)
+def pixel_weights(
+    shape: tuple[int, int],
+    pixel_m: tuple[float, float],
+    distance_m: float,
+    poni_m: tuple[float, float],
+    turn: np.ndarray,
+    flip: tuple[bool, bool],
+    solid_angle: bool,
+    polarization: bool,
+    polarization_factor: float,
+) -> np.ndarray:
+    """What the count of each pixel is to be divided by: relative solid angle and polarisation.
+
+    Both are taken at the pixel's centre. The solid angle relative to that at the point of normal
+    incidence is cos^3 of the angle of incidence (one cosine for the slanted pixel, two for its
+    larger distance); the polarisation is (1 + cos^2 2theta - f cos(2 chi) sin^2 2theta) / 2, with
+    f = +1 for a beam polarised along axis 2 (horizontally).
+
+    Parameters
+    ----------
+    shape, pixel_m, distance_m, poni_m, turn, flip
+        As for `corner_q_chi`.
+    solid_angle, polarization
+        Which of the two is wanted.
+    polarization_factor
+        f above.
+
+    Returns
+    -------
+    weights
+        (rows, columns), 1 where nothing is to be corrected.
+    """
+    rows, columns = shape
+    weights = np.ones((rows, columns))
+    for i in range(rows):
+        p1 = (rows - 0.5 - i if flip[0] else i + 0.5) * pixel_m[0] - poni_m[0]
+        for j in range(columns):
+            p2 = (columns - 0.5 - j if flip[1] else j + 0.5) * pixel_m[1] - poni_m[1]
+            d2 = p1 * p1 + p2 * p2 + distance_m * distance_m
+            weight = 1.0
+            if solid_angle:
+                weight = distance_m**3 / (d2 * math.sqrt(d2))
+            if polarization:
+                y = turn[0, 0] * p1 + turn[0, 1] * p2 + turn[0, 2] * distance_m
+                x = turn[1, 0] * p1 + turn[1, 1] * p2 + turn[1, 2] * distance_m
+                # sin^2(2 theta) cos(2 chi) = (x^2 - y^2) / d^2, so no angle is ever taken.
+                weight *= 1.0 - 0.5 * (x * x + y * y + polarization_factor * (x * x - y * y)) / d2
+            weights[i, j] = weight
+    return weights
