@@ -30,6 +30,8 @@ class ReplayFormat(Section):
     exposure_s: float | None = Field(default=None, gt=0)
     """Exposure of a frame when the files do not say. If neither says, images count as exposed for
     1 s (their scale is arbitrary then) and curves and spectra for 0 s, which is: not known."""
+    dataset: str | None = None
+    """Path of the images inside an HDF5 file that holds several sets of them."""
     shape: tuple[int, int] | None = None
     """Rows and columns of headerless images."""
     dtype: str | None = None
