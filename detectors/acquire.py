@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +38,11 @@ log = logging.getLogger("detectors.acquire")
 COLLECT_PERIOD_S = 1.0
 # Longest that frames are served again after the run, when nobody says how long.
 LINGER_S = 600.0
-# The raw run's last references are written within a batch period, unless Tiled is away.
-REGISTER_TIMEOUT_S = 15.0
-# Registering yields to the detectors and the stages on a machine with few cores.
-REGISTER_NICENESS = 10
+# The raw run's last references are written within a batch period, unless Tiled is away or the run
+# was shorter than the loading of Tiled's client, which takes 10 s of computing at low priority.
+REGISTER_TIMEOUT_S = 60.0
+# How often a signal is looked for while waiting.
+POLL_S = 0.1
 
 
 class Signals:
@@ -99,7 +101,9 @@ class Acquisition:
         from bluesky import RunEngine
 
         from detectors.plan import live_run
+        from pipeline.messages import RunDocument
 
+        # Signals are ours: the RunEngine's own handler would pause and wait for a command.
         engine = RunEngine({}, context_managers=[])
         engine.subscribe(self._documents)
         engine.subscribe(self._note_stop, "stop")
@@ -115,20 +119,39 @@ class Acquisition:
             )
         finally:
             self.signals.run_over = True
-            self.record.ended(
-                self._stop, {f.stream: f.end for f in self.flyers if f.end is not None}
-            )
+            ends = {flyer.stream: flyer.end for flyer in self.flyers if flyer.end is not None}
+            self.record.ended(self._stop, ends)
+            if self._stop is not None:
+                self._store.document(RunDocument(self.wiring.run, "stop", self._stop))
 
     def linger(self, seconds: float) -> None:
-        """Serve frames again until the store has them all, a signal comes or time is up."""
+        """Serve frames again until a consumer has them all, a signal comes or time is up."""
+        deadline = time.monotonic() + seconds
+        waiting = self.flyers
+        while waiting and not self.signals.leave.is_set() and time.monotonic() < deadline:
+            waiting = [flyer for flyer in waiting if not flyer.wait_consumed(POLL_S)]
+        for flyer in waiting:
+            log.warning(
+                "%s: nobody has taken all frames yet; they are in %s", flyer.stream, flyer.recording
+            )
 
     def close(self) -> None:
-        """Let go of files, sockets and the registering process."""
+        """Let go of files and sockets, and see the raw run registered, within reason."""
         for flyer in self.flyers:
             flyer.close()
+        self._store.close()
         self._documents.close()
-        self._registrar.terminate()
-        self._registrar.wait()
+        deadline = time.monotonic() + REGISTER_TIMEOUT_S
+        while self._registrar.poll() is None:
+            if self.signals.leave.wait(POLL_S) or time.monotonic() > deadline:
+                self._registrar.terminate()
+                self._registrar.wait()
+                log.warning(
+                    "raw run not registered in Tiled; later: python -m detectors.register %s "
+                    "--tiled %s",
+                    self.wiring.recording_dir,
+                    self.wiring.tiled_url,
+                )
 
     def _metadata(self) -> dict[str, Any]:
         content = self.record.content
@@ -166,4 +189,62 @@ class Acquisition:
     def _start_registrar(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "detectors.register", str(self.wiring.recording_dir)]
         command += ["--tiled", self.wiring.tiled_url, "--follow"]
-        return subprocess.Popen(command)
+        # A session of its own: Ctrl-C ends the run, and the run's end is still to be registered.
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m detectors.acquire", description="Take one run and publish it."
+    )
+    parser.add_argument("--wiring", type=Path, required=True, metavar="FILE", help="JSON")
+    parser.add_argument(
+        "--linger",
+        type=float,
+        default=LINGER_S,
+        metavar="SECONDS",
+        help="longest that frames are served again after the run (default %(default)g)",
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("detectors").setLevel(logging.INFO)
+    # A failure is said once, by us, and not with two tracebacks before.
+    logging.getLogger("bluesky").setLevel(logging.CRITICAL)
+    try:
+        return _acquire(options.wiring, options.linger)
+    except (OSError, ValidationError, ConfigError) as error:
+        log.error("%s", " ".join(str(error).split()))
+        return 1
+
+
+def _acquire(wiring_file: Path, linger_s: float) -> int:
+    wiring = Wiring.model_validate_json(wiring_file.read_text(encoding="utf-8"))
+    config = load_config(wiring.config_file)
+    if isinstance(config.acquisition.devices, SimulatedDevices):
+        # Nothing simulated speaks Channel Access; without it ophyd loads faster.
+        os.environ.setdefault("OPHYD_CONTROL_LAYER", "dummy")
+
+    from bluesky.utils import FailedStatus
+
+    from detectors.devices.build import DeviceError
+    from detectors.plan import cause_of
+
+    try:
+        acquisition = Acquisition(wiring, config)
+    except DeviceError as error:
+        log.error("%s: %s", wiring.config_file, error)
+        return 1
+    try:
+        acquisition.run()
+        acquisition.linger(linger_s)
+    except FailedStatus as error:
+        log.error("run %s failed: %s", wiring.run, cause_of(error))
+        return 1
+    finally:
+        acquisition.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -56,12 +56,12 @@ def live_run(
     try:
         yield from _fly(flyers, make_flight(start), collect_period_s)
     except BaseException as error:
-        clock.stop(f"failed: {_cause(error)}")
+        clock.stop(f"failed: {cause_of(error)}")
         for flyer in flyers:
-            flyer.wait_done(STOP_TIMEOUT_S)
+            flyer.wait_landed(STOP_TIMEOUT_S)
         # An abort by the RunEngine itself (GeneratorExit, RequestAbort) closes the run there.
         if isinstance(error, Exception):
-            yield from bps.close_run(exit_status="fail", reason=str(_cause(error)))
+            yield from bps.close_run(exit_status="fail", reason=str(cause_of(error)))
         raise
     yield from bps.close_run(exit_status="success", reason=clock.reason)
     return uid
@@ -89,6 +89,6 @@ def _fly(
             yield from bps.collect(flyer, name=flyer.stream, return_payload=False)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The detector's own error, out of bluesky's wrapping."""
+def cause_of(error: BaseException) -> BaseException:
+    """The detector's own error, out of the RunEngine's wrapping."""
     return error.__cause__ if isinstance(error, FailedStatus) and error.__cause__ else error

@@ -29,8 +29,10 @@ log = logging.getLogger("detectors.register")
 #: Container at the server's root that holds the raw runs.
 RAW_CONTAINER = "raw"
 
-# One batch a second: each resource of a batch costs Tiled one request of 25 to 60 ms.
+# Each resource of a batch costs Tiled one request of 25 to 60 ms.
 BATCH_PERIOD_S = 1.0
+# While a run is going, registering yields to the detectors and the stages.
+NICENESS = 10
 # Between attempts while Tiled is away.
 RETRY_PERIOD_S = 2.0
 
@@ -154,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.follow and not documents.is_file():
         log.error("expected %s, got no such file: is this a recording of nucleate?", documents)
         return 1
+    if options.follow:
+        os.nice(NICENESS)
     parent = os.getppid()
 
     def alive() -> bool:

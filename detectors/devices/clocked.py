@@ -74,6 +74,7 @@ class ClockedFlyer(FrameFlyer):
             self._note_lateness(number, flight.clock.now_ns() - due_ns)
             if frame is None:
                 self.dropped += 1
+                self.numbers_given = number + 1
                 log.info("%s frame %d: dropped by the detector", self.stream, number)
                 continue
             yield frame

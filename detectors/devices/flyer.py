@@ -7,6 +7,7 @@ Pixels go to the recording and to the bus. The documents carry where they are in
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from event_model import compose_stream_resource
 from ophyd import Device
 from ophyd.status import DeviceStatus
@@ -29,6 +31,10 @@ log = logging.getLogger(__name__)
 
 # Where the recording (pipeline.bus) keeps them.
 _DETECTOR = "/entry/instrument/detector"
+# Tiled's clients fetch block by block. Above 1 MB the request itself no longer counts, and 512
+# rows are a chunk of the recording's own scalars.
+_BLOCK_BYTES = 1_000_000
+_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ class FrameFlyer(Device):
         self._publisher: FramePublisher | None = None
         self._acquiring: Future[StreamEnd] | None = None
         self._published = 0
-        self._last_published_ns: int | None = None
+        self.numbers_given = 0
         self._referenced = 0
         self._resources: list[Any] = []
 
@@ -109,7 +115,9 @@ class FrameFlyer(Device):
     def frames(self, flight: Flight) -> Iterator[Frame]:
         """Yield each frame when its exposure has ended; return soon after the clock is stopped.
 
-        Frame numbers are the detector's own counter: a frame that it loses leaves a hole.
+        Frame numbers are the detector's own counter: a frame that it loses leaves a hole. A
+        detector that knows of a loss counts it in ``numbers_given``, so that a loss at the very
+        end is known too.
         """
         raise NotImplementedError
 
@@ -213,7 +221,7 @@ class FrameFlyer(Device):
             return None
         return future.result()
 
-    def wait_done(self, timeout_s: float) -> bool:
+    def wait_landed(self, timeout_s: float) -> bool:
         """Wait for the acquisition thread, whatever comes of it; True if it has ended."""
         if self._acquiring is None:
             return True
@@ -222,6 +230,10 @@ class FrameFlyer(Device):
         except TimeoutError:
             return False
         return True
+
+    def wait_consumed(self, timeout_s: float) -> bool:
+        """Wait until a consumer has said that it has all frames; True if one has."""
+        return self._publisher is None or self._publisher.wait_done(timeout_s=timeout_s)
 
     def close(self) -> None:
         """Stop serving the frames of the last run, and close its file."""
@@ -247,15 +259,16 @@ class FrameFlyer(Device):
         try:
             for frame in self.frames(flight):
                 publisher.publish(frame)
+                self.numbers_given = frame.frame + 1
                 with self._lock:
                     self._published += 1
         except Exception as error:
             flight.clock.stop(f"{self.name} failed: {error}")
-            publisher.finish(f"failed: {error}")
+            publisher.finish(f"failed: {error}", self.numbers_given)
             raise
         finally:
             self.close_stream()
-        end = publisher.finish(flight.clock.reason or "done")
+        end = publisher.finish(flight.clock.reason or "done", self.numbers_given)
         log.info("%s: %d frames published, %s", self.stream, self._published, end.reason)
         return end
 
@@ -278,12 +291,18 @@ class FrameFlyer(Device):
                 data_key=key,
                 parameters={
                     "dataset": f"{_DETECTOR}/{dataset}",
-                    "chunk_shape": [1, *shape],
+                    "chunk_shape": [_rows_per_block(shape, dtype), *shape],
                     "swmr": True,
                 },
             )
-            for key, dataset, shape, _, _ in self._columns()
+            for key, dataset, shape, dtype, _ in self._columns()
         ]
+
+
+def _rows_per_block(shape: tuple[int, ...], dtype: str) -> int:
+    """Rows that Tiled sends at once: an image alone, small rows many at a time."""
+    row_bytes = np.dtype(dtype).itemsize * math.prod(shape)
+    return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // row_bytes))
 
 
 def _settle(status: DeviceStatus, done: Future[Any]) -> None:
