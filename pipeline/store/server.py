@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
 import socket
 import threading
 from collections.abc import Coroutine
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 import uvicorn
 
 from pipeline.config.plumbing import Store
+from pipeline.store.keys import api_key_for
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -30,25 +29,6 @@ STARTUP_TIMEOUT_S = 120.0
 
 class ServerError(RuntimeError):
     """The embedded server cannot start; the text says why and what to do."""
-
-
-def api_key_for(data_dir: Path) -> str:
-    """The data folder's own API key, made on first use and readable by its owner only.
-
-    ``TILED_SINGLE_USER_API_KEY`` overrides it, as it does for Tiled itself.
-    """
-    if key := os.environ.get("TILED_SINGLE_USER_API_KEY"):
-        return key
-    path = data_dir / "tiled_api_key"
-    data_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        key = secrets.token_hex(16)
-        file.write(key + "\n")
-    return key
 
 
 def _initialise_catalog(uri: str) -> None:

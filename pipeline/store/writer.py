@@ -43,14 +43,16 @@ class RunContainer:
         self._clients: dict[str, Any] = {}
 
     def create(self, metadata: Mapping[str, Any]) -> None:
-        """Make the container, or leave it as it is if the run is being taken up again."""
+        """Make the container, or complete the metadata of the one that is there."""
         if self.node is None:
             self.node = self._root.create_container(key=self.run, metadata=dict(metadata))
             self.container("alerts")
+        elif metadata:
+            self.update(metadata)
 
-    def complete(self, stop: Mapping[str, Any]) -> None:
-        """Add the stop document to the metadata."""
-        self.node.update_metadata({"stop": dict(stop)})
+    def update(self, metadata: Mapping[str, Any]) -> None:
+        """Add to the container's metadata."""
+        self.node.update_metadata(dict(metadata), drop_revision=True)
 
     def container(self, path: str) -> Any:
         """The container at a path below the run, made if it is missing."""

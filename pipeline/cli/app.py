@@ -1,0 +1,154 @@
+"""The commands of `nucleate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli import commands
+from pipeline.cli.session import SessionError
+from pipeline.cli.supervisor import ProcessFailedError
+
+app = typer.Typer(
+    name="nucleate",
+    help="Watch nanocrystals grow, live: SAXS and absorbance from detector to alert.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+config_app = typer.Typer(help="Configs.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", help="Folder of the catalog, the recordings and the logs.")
+]
+TiledUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--tiled",
+        metavar="URL",
+        help="Use a running Tiled server (its key in TILED_API_KEY) instead of the embedded one.",
+    ),
+]
+Port = Annotated[int, typer.Option("--port", help="Port of the embedded server; 0 = any.")]
+DEFAULT_DATA_DIR = Path("data")
+
+
+@app.command(epilog="Example: `nucleate demo --duration 60`")
+def demo(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds of the synthesis; all of it by default.")
+    ] = None,
+    port: Port = 0,
+) -> None:
+    """Play the simulated Cs-DOPA synthesis at its true pace and show what happens."""
+    commands.demo(data_dir, tiled, duration, port)
+
+
+@app.command(epilog="Example: `nucleate run configs/beamline.yaml --data-dir /data/shift-7`")
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds, instead of the config's duration_s.")
+    ] = None,
+    port: Port = 0,
+) -> None:
+    """Take one run with the devices that a config names, and analyse it live."""
+    commands.run(config, data_dir, tiled, duration, port)
+
+
+@app.command(epilog="Example: `nucleate replay data/recordings/RUN --speed max`")
+def replay(
+    recording: Annotated[
+        str,
+        typer.Argument(help="Folder or file of a recording, or `tiled:URL#run` of a stored run."),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(help="Settings to analyse with; the recording's own if absent.")
+    ] = None,
+    speed: Annotated[
+        str, typer.Option(help="Times faster than it was, or `max`: as fast as results come.")
+    ] = "1",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+    port: Port = 0,
+) -> None:
+    """Play a recorded run through the same stream. Prints the new run's key last."""
+    commands.replay(recording, config, speed, data_dir, tiled, port)
+
+
+@app.command(epilog="Example: `nucleate serve --port 8000`")
+def serve(data_dir: DataDir = DEFAULT_DATA_DIR, tiled: TiledUrl = None, port: Port = 8000) -> None:
+    """Serve the results of all runs of a data folder over HTTP, until Ctrl-C."""
+    commands.serve(data_dir, tiled, port)
+
+
+@app.command(epilog="Example: `nucleate status`")
+def status(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+    run: Annotated[str | None, typer.Option(help="Key of a run; the newest if absent.")] = None,
+) -> None:
+    """Tell what a run has given so far: frames, newest values, alerts."""
+    commands.status(data_dir, tiled, run)
+
+
+@app.command(epilog="Example: `nucleate alerts --follow`")
+def alerts(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+    run: Annotated[str | None, typer.Option(help="Key of a run; the newest if absent.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List the alerts of a run."""
+    commands.alerts(data_dir, tiled, run, follow, json_lines)
+
+
+@app.command(epilog="Example: `nucleate doctor --config configs/beamline.yaml`")
+def doctor(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+    config: Annotated[Path | None, typer.Option(help="Also check what this config needs.")] = None,
+) -> None:
+    """Check what is installed, reachable and writable, and that the kernels are compiled."""
+    commands.doctor(data_dir, tiled, config)
+
+
+@config_app.command("check", epilog="Example: `nucleate config check configs/cs_dopa.yaml`")
+def config_check(
+    file: Annotated[Path, typer.Argument(help="YAML file.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+) -> None:
+    """Check a config file: every mistake with its line, and what was probably meant."""
+    commands.config_check(file)
+
+
+@config_app.command("schema", epilog="Example: `nucleate config schema > schema.json`")
+def config_schema(data_dir: DataDir = DEFAULT_DATA_DIR, tiled: TiledUrl = None) -> None:
+    """Print the JSON schema of a config file."""
+    commands.config_schema()
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: a mistake of the user is one line on stderr and exit code 1."""
+    from pipeline.access import UnreachableError
+    from pipeline.config.loader import ConfigError
+    from pipeline.replay import ReplayError
+
+    try:
+        return app(arguments)
+    except (ConfigError, ReplayError, SessionError, ProcessFailedError, UnreachableError) as error:
+        print(f"nucleate: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("nucleate: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,185 @@
+"""What the commands do."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from pipeline.access import AlertFollower, TiledAddress, TiledHttp
+from pipeline.cli import configs, queries
+from pipeline.cli.screen import Screen
+from pipeline.cli.session import Session, SessionError, free_port, running_server
+from pipeline.cli.supervisor import Supervisor
+from pipeline.config.loader import load_config
+
+out = Console()
+err = Console(stderr=True)
+
+
+def address_of(data_dir: Path, tiled: str | None) -> TiledAddress:
+    """The server that was named, or the one that serves the data folder."""
+    return TiledAddress.from_url(tiled) if tiled else TiledAddress.of_data_dir(data_dir)
+
+
+def demo(data_dir: Path, tiled: str | None, duration: float | None, port: int) -> None:
+    run(configs.packaged("cs_dopa.yaml"), data_dir, tiled, duration, port)
+
+
+def run(
+    config_file: Path, data_dir: Path, tiled: str | None, duration: float | None, port: int
+) -> None:
+    """Acquire and analyse; Ctrl-C ends the run in good order, a second one at once."""
+    config = load_config(config_file)
+    streams = configs.acquired_streams(config)
+    if not streams:
+        raise SessionError(f"{config_file}: acquisition.devices names no detector")
+    session = Session(data_dir, config_file, streams, tiled_url=tiled, port=port)
+    arguments = [] if duration is None else ["--duration", str(duration)]
+    with Screen(session, config, out) as screen:
+        try:
+            session.start("detectors.acquire", *arguments)
+            _until_done(session, screen)
+        finally:
+            session.close()
+    _tell_what_is_left(session)
+
+
+def _until_done(session: Session, screen: Screen) -> None:
+    """Wait for the end of the run; the first Ctrl-C asks for it, the second gives up waiting."""
+    interrupted = False
+    while True:
+        try:
+            session.wait(screen.update)
+            session.finish(screen.update)
+            return
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            interrupted = True
+            screen.say("ending the run: the last frames are being stored (Ctrl-C again: at once)")
+            session.interrupt()
+
+
+def _tell_what_is_left(session: Session) -> None:
+    shown = session.recording_dir
+    if shown.is_relative_to(Path.cwd()):
+        shown = shown.relative_to(Path.cwd())
+    folder = session.data_dir
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    out.print(f"Recording: {shown}", soft_wrap=True)
+    out.print(f"Again:     nucleate replay {shown} --speed max --data-dir {folder}", soft_wrap=True)
+    out.print(f"Results:   nucleate serve --data-dir {folder}", soft_wrap=True)
+
+
+def replay(
+    recording: str,
+    config_file: Path | None,
+    speed: str,
+    data_dir: Path,
+    tiled: str | None,
+    port: int,
+) -> None:
+    """Replay; progress on stderr, the key alone on the last line of stdout."""
+    from pipeline.replay import open_recording, parse_speed
+
+    parse_speed(speed)
+    if config_file is None:
+        config_file = configs.recorded(recording)
+    config = load_config(config_file)
+    source = open_recording(recording, config.replay)
+    session = Session(data_dir, config_file, tuple(source.streams), tiled_url=tiled, port=port)
+    with Screen(session, config, err) as screen:
+        try:
+            session.start("pipeline.replay", "--speed", speed, "--", recording)
+            session.wait(screen.update)
+            session.finish(screen.update)
+        finally:
+            session.close()
+    print(session.run)
+
+
+def serve(data_dir: Path, tiled: str | None, port: int) -> None:
+    """Serve, and take results of runs that are started meanwhile on the same folder."""
+    if tiled is not None:
+        raise SessionError("serve starts the folder's own server: --tiled has no meaning here")
+    if (running := running_server(data_dir)) is not None:
+        raise SessionError(f"{data_dir} is being served already, at {running.address.url}")
+    data_dir = data_dir.resolve()
+    link = f"tcp://127.0.0.1:{free_port()}"
+    supervisor = Supervisor(data_dir / "logs" / "serve", {})
+    arguments = ["--data-dir", str(data_dir), "--port", str(port), "--link", link]
+    supervisor.start("store", "pipeline.store", *arguments, restart=True)
+    try:
+        with err.status("starting Tiled"):
+            while running_server(data_dir) is None:
+                supervisor.check()
+                time.sleep(0.2)
+        address = TiledAddress.of_data_dir(data_dir)
+        out.print(f"Tiled: {address.url}  (API key in {data_dir / 'tiled_api_key'})")
+        out.print(queries.example_curl(address, "RUN", data_dir), soft_wrap=True, markup=False)
+        out.print("Ctrl-C ends it.")
+        while True:
+            supervisor.check()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        supervisor.stop_all()
+
+
+def status(data_dir: Path, tiled: str | None, run: str | None) -> None:
+    with TiledHttp(address_of(data_dir, tiled)) as http:
+        queries.print_status(http, run, out)
+
+
+def alerts(data_dir: Path, tiled: str | None, run: str | None, follow: bool, lines: bool) -> None:
+    """Print alerts as a table or as JSON lines; with ``follow``, as they come."""
+    address = address_of(data_dir, tiled)
+    with TiledHttp(address) as http:
+        key = run or queries.newest_run(http)
+        if not follow:
+            queries.print_alerts(http, key, out, lines)
+            return
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def show(_key: str, fields: dict[str, Any]) -> None:
+        print(json.dumps(fields) if lines else queries.alert_line(fields), flush=True)
+
+    follower = AlertFollower(address, key, show).start()
+    try:
+        while not stop.wait(0.5):
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        follower.stop()
+
+
+def doctor(data_dir: Path, tiled: str | None, config_file: Path | None) -> None:
+    from pipeline.cli.doctor import examine
+
+    if not examine(data_dir, tiled, config_file, out):
+        raise typer.Exit(1)
+
+
+def config_check(file: Path) -> None:
+    config = load_config(file)
+    streams = ", ".join(configs.acquired_streams(config)) or "no detectors"
+    out.print(f"{file}: good ({config.name}; {streams})", markup=False, soft_wrap=True)
+
+
+def config_schema() -> None:
+    from pipeline.config.loader import json_schema
+
+    json.dump(json_schema(), sys.stdout, indent=2)
+    print()

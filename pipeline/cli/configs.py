@@ -1,0 +1,45 @@
+"""Where configs come from, and what they say about streams."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pipeline
+from pipeline.cli.session import SessionError
+from pipeline.config import RunConfig
+from pipeline.config.acquisition import SimulatedDevices
+
+
+def packaged(name: str) -> Path:
+    """A config that comes with nucleate: beside the package, or where pip put it."""
+    places = (
+        Path(pipeline.__file__).resolve().parent.parent / "configs",
+        Path(sys.prefix) / "share" / "nucleate" / "configs",
+    )
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    raise SessionError(
+        f"{name} is in none of {', '.join(map(str, places))}: install nucleate again"
+    )
+
+
+def recorded(recording: str) -> Path:
+    """The config that lies in one of our own recordings."""
+    path = Path(recording) / "config.yaml"
+    if path.is_file():
+        return path
+    raise SessionError(
+        f"{recording} has no config of its own: name one with --config "
+        "(configs/ has one for each kind of recording)"
+    )
+
+
+def acquired_streams(config: RunConfig) -> tuple[str, ...]:
+    """Streams of the devices that a config names."""
+    devices = config.acquisition.devices
+    names = ("saxs", "absorbance")
+    if isinstance(devices, SimulatedDevices):
+        return tuple(name for name in names if getattr(devices, name) is not None)
+    return tuple(name for name in names if getattr(devices, name, None))

@@ -1,0 +1,217 @@
+"""What a person sees while a run goes on: read from Tiled and from nowhere else."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.access import AlertFollower, RowsFollower, TiledHttp, UnreachableError
+from pipeline.cli.queries import alert_line, example_curl
+from pipeline.config import RunConfig
+
+if TYPE_CHECKING:
+    from pipeline.cli.session import Session
+    from pipeline.cli.supervisor import Child
+
+HEALTH_PERIOD_S = 1.0
+REFRESH_HZ = 4
+SHOWN_ALERTS = 8
+
+# Where a phase's alert says that the sample now is.
+PHASES = {
+    "phase_1_to_2": "II: nanocrystals appear",
+    "phase_2_to_3": "III: growth and focusing",
+    "phase_3_to_4": "IV: ripening",
+    "burst": "burst is over: nanocrystals only",
+    "ripening": "ripening",
+    "nucleation": "nanocrystals growing",
+    "superlattice_1d": "ordering in one dimension",
+    "superlattice_3d": "ordered in three dimensions",
+    "order_lost": "order lost",
+}
+
+
+def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) -> str:
+    """A value with its standard error and unit; a dash where there is none."""
+    value = math.nan if row is None else row.get(name, math.nan)
+    if value is None or math.isnan(value):
+        return "-"
+    error = row.get(f"{name}_err") if row else None
+    text = f"{value:.{digits}f}"
+    if error is not None and not math.isnan(error):
+        text += f" ± {error:.{digits}f}"
+    return f"{text} {unit}".rstrip()
+
+
+class Screen:
+    """A live view of one run; on a console that is no terminal, alerts and a summary only."""
+
+    def __init__(self, session: Session, config: RunConfig, console: Console) -> None:
+        self._session = session
+        self._config = config
+        self._console = console
+        self._lock = threading.Lock()
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._arrived: float | None = None
+        self._began = time.monotonic()
+        self._first_result_s: float | None = None
+        self._alerts: deque[dict[str, Any]] = deque(maxlen=200)
+        self._health: dict[str, Any] = {}
+        self._notes: deque[str] = deque(maxlen=3)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read_health, name="health", daemon=True)
+        self._followers: list[RowsFollower | AlertFollower] = []
+        self._live = Live(console=console, refresh_per_second=REFRESH_HZ, transient=False)
+
+    def __enter__(self) -> Screen:
+        address, run = self._session.address, self._session.run
+        nodes = [
+            node
+            for stream, node in (("saxs", "saxs/populations"), ("absorbance", "absorbance/exciton"))
+            if stream in self._session.streams
+        ]
+        for node in nodes:
+            follower = RowsFollower(address, run, node, lambda row, n=node: self._take(n, row))
+            self._followers.append(follower.start())
+        self._followers.append(AlertFollower(address, run, self._take_alert).start())
+        self._session.supervisor.on_restart = self._tell_restart
+        self._thread.start()
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        for follower in self._followers:
+            follower.stop()
+        self._thread.join(timeout=5)
+        if self._console.is_terminal:
+            self._live.update(self._view(), refresh=True)
+            self._live.stop()
+        else:
+            self._console.print(self._summary(), markup=False, highlight=False, soft_wrap=True)
+
+    def update(self) -> None:
+        """Draw the newest state; called by whoever waits for the run."""
+        if self._console.is_terminal:
+            self._live.update(self._view())
+
+    def say(self, text: str) -> None:
+        """A line for the person."""
+        with self._lock:
+            self._notes.append(text)
+        if not self._console.is_terminal:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _take(self, node: str, row: dict[str, Any]) -> None:
+        with self._lock:
+            self._rows[node] = row
+            self._arrived = time.monotonic()
+            if self._first_result_s is None:
+                self._first_result_s = self._arrived - self._began
+
+    def _take_alert(self, _key: str, fields: dict[str, Any]) -> None:
+        with self._lock:
+            self._alerts.append(fields)
+        if not self._console.is_terminal:
+            self._console.print(
+                f"ALERT {alert_line(fields)}", markup=False, highlight=False, soft_wrap=True
+            )
+
+    def _tell_restart(self, child: Child, code: int) -> None:
+        self.say(f"{child.name} ended with code {code} and is started again (log: {child.log})")
+
+    def _read_health(self) -> None:
+        with TiledHttp(self._session.address, timeout_s=5) as http:
+            while not self._stop.wait(HEALTH_PERIOD_S):
+                try:
+                    health = http.metadata(f"{self._session.run}/health") or {}
+                except UnreachableError:
+                    continue  # not up yet, or away: the age of the newest result tells
+                with self._lock:
+                    self._health = health
+
+    def _phase(self) -> str:
+        named = [a for a in self._alerts if a["kind"] in PHASES]
+        if named:
+            newest = max(named, key=lambda a: a["time_s"])
+            return f"{PHASES[newest['kind']]} (since {newest['onset_s']:.1f} s)"
+        if self._config.detect.recipe == "cs_dopa" and self._rows:
+            return "I: agglomerates"
+        return "-"
+
+    def _frames(self, stream: str) -> str:
+        counts = self._health.get(stream)
+        if not counts:
+            return "-"
+        text = f"{counts['published']} published, {counts['stored']} stored, {counts['lost']} lost"
+        return text + (f", {counts['rejected']} rejected" if counts["rejected"] else "")
+
+    def _values(self) -> list[tuple[str, str]]:
+        saxs = self._rows.get("saxs/populations")
+        optical = self._rows.get("absorbance/exciton")
+        values = [("phase", self._phase())]
+        if "saxs" in self._session.streams:
+            values += [
+                ("time (SAXS)", measured(saxs, "time_s", "s", 1)),
+                ("diameter", measured(saxs, "nc_diameter_nm", "nm")),
+                ("sigma", measured(saxs, "nc_sigma_nm", "nm")),
+                ("concentration", measured(saxs, "nc_concentration_um", "µM")),
+                ("agglomerates", measured(saxs, "agglomerate_concentration_um", "µM", 1)),
+                ("yield", measured(saxs, "yield_fraction", "", 3)),
+                ("reduced chi²", measured(saxs, "reduced_chi2", "")),
+                ("SAXS frames", self._frames("saxs")),
+            ]
+        if "absorbance" in self._session.streams:
+            values += [
+                ("time (absorbance)", measured(optical, "time_s", "s", 1)),
+                ("exciton", measured(optical, "exciton_ev", "eV", 3)),
+                ("fwhm", measured(optical, "fwhm_mev", "meV", 0)),
+                ("optical size", measured(optical, "diameter_nm", "nm")),
+                ("absorbance frames", self._frames("absorbance")),
+            ]
+        return values
+
+    def _age(self) -> str:
+        if self._arrived is None:
+            waited = time.monotonic() - self._began
+            return f"waiting for the first result ({waited:.0f} s; Tiled takes 10 to 20 s to start)"
+        return f"newest result {time.monotonic() - self._arrived:.1f} s ago"
+
+    def _view(self) -> Group:
+        with self._lock:
+            table = Table.grid(padding=(0, 2))
+            table.add_column(justify="right", style="dim")
+            table.add_column()
+            for name, value in self._values():
+                table.add_row(name, Text(value, style="bold" if name == "phase" else ""))
+            table.add_row("health", self._age())
+            shown = list(self._alerts)[-SHOWN_ALERTS:]
+            alerts = Text("\n".join(map(alert_line, shown)) or "none yet")
+            notes = "\n".join(self._notes)
+            parts: list[Any] = [
+                Panel(table, title=f"{self._config.name}  {self._session.run}"),
+                Panel(alerts, title="alerts"),
+                Text(f"Tiled  {self._session.address.url}"),
+                Text(self._curl(), style="dim"),
+            ]
+            if notes:
+                parts.append(Text(notes, style="yellow"))
+        return Group(*parts)
+
+    def _curl(self) -> str:
+        return example_curl(self._session.address, self._session.run, self._session.data_dir)
+
+    def _summary(self) -> str:
+        with self._lock:
+            lines = [f"{name}: {value}" for name, value in self._values()]
+        return "\n".join([*lines, f"Tiled: {self._session.address.url}"])

@@ -1,0 +1,213 @@
+"""One run, whatever makes its frames: processes, addresses, the order of starting and ending."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.access import TiledAddress, TiledHttp, UnreachableError
+from pipeline.cli.supervisor import Child, ProcessFailedError, Supervisor
+from pipeline.config.wiring import FrameEndpoints, Wiring
+
+SOURCE, STORE, DETECT = "source", "store", "detect"
+
+# A store that takes longer has a broken disk or a starved machine.
+STORE_TIMEOUT_S = 180.0
+# After the last frame is stored: time for the last alerts.
+DETECT_TIMEOUT_S = 60.0
+POLL_S = 0.1
+
+
+class SessionError(RuntimeError):
+    """A run that cannot be started or finished; one line."""
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.create_server((host, 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A store that already serves this data folder."""
+
+    address: TiledAddress
+    link: str | None
+
+
+def running_server(data_dir: Path) -> RunningServer | None:
+    """The store that serves a data folder, if it answers."""
+    try:
+        address = TiledAddress.of_data_dir(data_dir)
+        facts = json.loads((data_dir / "server.json").read_text())
+        with TiledHttp(address, timeout_s=5) as http:
+            http.get("/")
+    except (UnreachableError, FileNotFoundError):
+        return None
+    return RunningServer(address, facts.get("link"))
+
+
+class Session:
+    """Starts the store, the analysis, the detection and a source of frames; ends them in order.
+
+    Parameters
+    ----------
+    data_dir
+        Everything is kept below.
+    config_file
+        The run's config.
+    streams
+        Streams that the source has.
+    tiled_url
+        A running Tiled server to write to; None = the folder's own, started if need be.
+    port
+        Of the embedded server, 0 = any.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        config_file: Path,
+        streams: Sequence[str],
+        *,
+        tiled_url: str | None = None,
+        port: int = 0,
+        run: str | None = None,
+    ) -> None:
+        self.run = run or str(uuid.uuid4())
+        self.data_dir = data_dir.resolve()
+        self.recording_dir = self.data_dir / "recordings" / self.run
+        self.streams = tuple(streams)
+        self._own_server: int | None = None
+        server = None if tiled_url else running_server(self.data_dir)
+        if server is not None:
+            if server.link is None:
+                raise SessionError(
+                    f"another run is being written to {self.data_dir} (its server is "
+                    f"{server.address.url}): wait for it, or choose another --data-dir"
+                )
+            self.address, store = server.address, server.link
+        else:
+            store = f"tcp://127.0.0.1:{free_port()}"
+            if tiled_url is not None:
+                self.address = TiledAddress.from_url(tiled_url)
+            else:
+                from pipeline.store.keys import api_key_for
+
+                self._own_server = port or free_port()
+                key = api_key_for(self.data_dir)
+                self.address = TiledAddress(f"http://127.0.0.1:{self._own_server}", key)
+        self._external = tiled_url
+        self._starts_store = server is None
+        self.wiring = Wiring(
+            run=self.run,
+            config_file=config_file.resolve(),
+            recording_dir=self.recording_dir,
+            frames={name: _endpoints() for name in self.streams},
+            store=store,
+            tiled_url=self.address.url,
+        )
+        logs = self.data_dir / "logs" / self.run
+        environment = {"TILED_API_KEY": self.address.api_key} if self.address.api_key else {}
+        self.supervisor = Supervisor(logs, environment)
+        self.wiring_file = logs / "wiring.json"
+        self.wiring_file.write_text(self.wiring.model_dump_json(indent=2) + "\n")
+
+    def start(self, source_module: str, *source_arguments: str) -> None:
+        """Start everything at once: what takes longest decides when the first result is there."""
+        wiring = ("--wiring", str(self.wiring_file))
+        if self._starts_store:
+            self._start_store()
+        for stream in self.streams:
+            self.supervisor.start(
+                f"analyse-{stream}",
+                "pipeline.cli.analyse",
+                *wiring,
+                "--stream",
+                stream,
+                restart=True,
+            )
+        self.supervisor.start(SOURCE, source_module, *wiring, *source_arguments, restart=False)
+        self.supervisor.start(DETECT, "pipeline.detect", *wiring, restart=True)
+
+    def _start_store(self) -> None:
+        arguments = ["--private", "--data-dir", str(self.data_dir), "--link", self.wiring.store]
+        arguments += ["--config", str(self.wiring.config_file)]
+        if self._external is not None:
+            arguments += ["--tiled", self._external]
+        else:
+            arguments += ["--port", str(self._own_server)]
+        self.supervisor.start(STORE, "pipeline.store", *arguments, restart=True)
+
+    @property
+    def source(self) -> Child:
+        return self.supervisor.children[SOURCE]
+
+    def wait(self, tick: Callable[[], None], poll_s: float = POLL_S) -> None:
+        """Until the source has ended by itself: all its frames are stored then.
+
+        Raises
+        ------
+        ProcessFailedError
+            Something ended that should not have.
+        """
+        while self.source.running:
+            self.supervisor.check()
+            tick()
+            time.sleep(poll_s)
+        self.supervisor.check()
+
+    def interrupt(self) -> None:
+        """End the run early: the source stops taking frames, the rest finishes them."""
+        self.supervisor.signal(SOURCE, signal.SIGTERM)
+
+    def finish(self, tick: Callable[[], None] = lambda: None) -> None:
+        """Wait until every result is stored and every alert raised.
+
+        Raises
+        ------
+        ProcessFailedError
+            Detection did not finish.
+        """
+        for stream in self.streams:
+            child = self.supervisor.children[f"analyse-{stream}"]
+            while child.running or child.restart_at is not None:
+                self.supervisor.check()
+                tick()
+                time.sleep(POLL_S)
+        deadline = time.monotonic() + DETECT_TIMEOUT_S
+        detect = self.supervisor.children[DETECT]
+        while detect.running or detect.restart_at is not None:
+            self.supervisor.check()
+            tick()
+            if time.monotonic() > deadline:
+                raise ProcessFailedError(
+                    f"detection has not finished within {DETECT_TIMEOUT_S:.0f} s of the last "
+                    f"frame (log: {detect.log})"
+                )
+            time.sleep(POLL_S)
+        self.supervisor.check()
+
+    def close(self) -> None:
+        """End every process of this session."""
+        self.supervisor.stop_all()
+
+
+def _endpoints() -> FrameEndpoints:
+    return FrameEndpoints(
+        live=f"tcp://127.0.0.1:{free_port()}", repair=f"tcp://127.0.0.1:{free_port()}"
+    )
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that a failed run left empty."""
+    if folder.is_dir() and not os.listdir(folder):
+        folder.rmdir()

@@ -1,0 +1,77 @@
+"""Stages one after the other on one frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pipeline.messages import (
+    BadFrameError,
+    Frame,
+    FrameResults,
+    Result,
+    RunStart,
+    Stage,
+)
+
+
+class StageChain:
+    """Hands each message to every stage that consumes its type, in the stages' order."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = tuple(stages)
+        self._start: RunStart | None = None
+
+    @property
+    def produces(self) -> list[type[Result]]:
+        """Classes of the results that are stored, in the order of the stages."""
+        found = [r for stage in self.stages for r in stage.produces if r.NODE is not None]
+        return list(dict.fromkeys(found))
+
+    def warm_up(self) -> None:
+        """Compile what the stages need, or load it from the disk's cache, before any frame."""
+        for stage in self.stages:
+            if (compile_kernels := getattr(stage, "warm_up", None)) is not None:
+                compile_kernels()
+
+    def reset(self, start: RunStart) -> None:
+        """Begin a run in every stage."""
+        self._start = start
+        for stage in self.stages:
+            stage.reset(start)
+
+    def process(self, frame: Frame, newest: int = -1) -> FrameResults:
+        """All results of a frame. What a stage refuses is named; results before it are kept."""
+        messages: list[Frame | Result] = [frame]
+        rejected = None
+        try:
+            for stage in self.stages:
+                for message in tuple(messages):
+                    if isinstance(message, stage.consumes):
+                        messages += stage.process(message)
+        except BadFrameError as error:
+            rejected = str(error)
+        return self._results(frame.frame, frame.time_s, messages[1:], rejected, newest)
+
+    def missing(self, frame: int, reason: str, newest: int = -1) -> FrameResults:
+        """The entry of a frame that never came, or that cannot be read."""
+        return self._results(frame, math.nan, (), reason, newest)
+
+    def _results(
+        self,
+        frame: int,
+        time_s: float,
+        messages: Iterable[Frame | Result],
+        rejected: str | None,
+        newest: int,
+    ) -> FrameResults:
+        assert self._start is not None, "reset the chain before the first frame"
+        return FrameResults(
+            stream=self._start.stream.stream,
+            run=self._start.run,
+            frame=frame,
+            time_s=time_s,
+            results=tuple(m for m in messages if isinstance(m, Result) and m.NODE is not None),
+            rejected=rejected,
+            newest=newest,
+        )

@@ -1,0 +1,133 @@
+"""The storing process: takes results over the link and serves them with Tiled.
+
+python -m pipeline.store --data-dir DIR --link tcp://127.0.0.1:PORT [--port N] [--tiled URL]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.loader import ConfigError, load_config
+from pipeline.config.plumbing import Bus, Store
+
+log = logging.getLogger("pipeline.store")
+
+
+def write_server_file(data_dir: Path, url: str, link: str | None) -> Path:
+    """Tell other commands on this data folder where its server is and takes results."""
+    path = data_dir / "server.json"
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps({"url": url, "link": link, "pid": os.getpid()}) + "\n")
+    partial.replace(path)
+    return path
+
+
+def main() -> int:
+    """Serve until SIGTERM; 0 on a clean stop."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.store", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--link", help="ROUTER socket that takes results; none = serve only")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tiled", help="URL of a running server to write to instead")
+    parser.add_argument("--private", action="store_true", help="take results of one session only")
+    parser.add_argument("--config", type=Path, help="config whose bus and store sections apply")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("httpx", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    # Imported late: the arguments are checked before the seconds that Tiled needs.
+    from pipeline.store.server import ServerError
+
+    try:
+        config = load_config(arguments.config) if arguments.config else None
+        return _serve(
+            arguments,
+            config.bus if config else Bus(),
+            config.store if config else Store(),
+            stop,
+        )
+    except (ConfigError, ServerError, OSError, ValueError) as error:
+        print(f"nucleate store: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(arguments: argparse.Namespace, bus: Bus, settings: Store, stop: threading.Event) -> int:
+    import hdf5plugin  # noqa: F401  lets Tiled read bslz4 frames of registered recordings
+
+    from pipeline.store.datapath import HttpDataPath, InProcessDataPath
+    from pipeline.store.server import EmbeddedServer
+
+    server = None
+    data: Any
+    if arguments.tiled is None:
+        recordings = arguments.data_dir / "recordings"
+        recordings.mkdir(parents=True, exist_ok=True)
+        server = EmbeddedServer(
+            arguments.data_dir,
+            host=arguments.host,
+            port=arguments.port,
+            settings=settings,
+            readable=(recordings.resolve(),),
+        )
+        server.start()
+    from tiled.client import from_uri
+
+    if server is None:
+        root = from_uri(arguments.tiled, api_key=os.environ.get("TILED_API_KEY"))
+        data = HttpDataPath(root)
+    else:
+        root = from_uri(server.url, api_key=server.api_key)
+        data = InProcessDataPath(server)
+        _prepare_raw(root)
+    url = server.url if server else arguments.tiled
+    link = None if arguments.private else arguments.link
+    server_file = write_server_file(arguments.data_dir, url, link)
+    try:
+        return _take_results(arguments.link, bus, root, data, settings, stop)
+    finally:
+        server_file.unlink(missing_ok=True)
+        if server is not None:
+            server.stop()
+
+
+def _prepare_raw(root: Any) -> None:
+    """The container that raw runs are registered in."""
+    if "raw" not in root:
+        root.create_container("raw", metadata={"description": "raw runs as bluesky lays them out"})
+
+
+def _take_results(
+    link: str | None, bus: Bus, root: Any, data: Any, settings: Store, stop: threading.Event
+) -> int:
+    from pipeline.bus.link import LinkReceiver
+    from pipeline.store.service import StoreService
+
+    if link is None:
+        stop.wait()
+        return 0
+    service = StoreService(root, data, settings.batch_period_s)
+    with LinkReceiver(link, bus, service) as receiver:
+        service.start(receiver)
+        log.info("ready")
+        while not stop.wait(0.25):
+            if service.failure is not None:
+                log.error("storing failed: %s", service.failure)
+                return 1
+        service.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
