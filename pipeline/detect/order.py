@@ -1,0 +1,155 @@
+"""When the particles begin to order, from the significance of order in each frame.
+
+Shiryaev-Roberts statistics for a shift of unknown size, averaged over sizes (Shiryaev, Theory
+Probab. Appl. 8, 22, 1963; Roberts, Technometrics 8, 411, 1966): with z normal (0, 1) without order,
+
+    M <- (1 + M) exp(size z - SLACK size^2 / 2)
+
+is, up to the slack, a martingale less the number of frames, so that the mean number of frames to
+a false alarm is at least the threshold, whatever the sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from statistics import median
+from typing import ClassVar
+
+import numpy as np
+
+from pipeline.config.detect import Detection
+from pipeline.detect.interface import Row, number
+from pipeline.messages.alerts import Alert
+
+SIZES = np.array([0.25, 0.5, 1.0, 2.0])
+"""Shifts of z that are looked for, in standard deviations."""
+SLACK = 1.05
+"""Allows for errors that are 2.5 % too small: with 1 the false alarms then come 5 times as often."""
+CLIP = 4.5
+"""A single frame can never alarm: 24 h of frames at 2 Hz are 12 nats, one frame gives 6.9."""
+FEWEST_FRAMES = 1e3
+"""Least threshold: recordings with frames every minute would otherwise alarm at two sigma."""
+
+
+class ShiftWatch:
+    """Shift of a series from normal (0, 1) upwards."""
+
+    def __init__(self, coverage: float) -> None:
+        self._coverage = coverage
+        self._statistic = np.zeros(SIZES.size)
+        # Log likelihood ratio (sizes,) since each frame, with the frame, its time and that before.
+        self._since: deque[tuple[int, float, float, np.ndarray]] = deque(maxlen=512)
+        self._previous_s = math.nan
+
+    @property
+    def statistic(self) -> float:
+        """Mean over the sizes; compare with a number of frames."""
+        return float(self._statistic.mean())
+
+    def update(self, frame: int, time_s: float, z: float) -> None:
+        """Take in one frame."""
+        gain = SIZES * min(max(z, -CLIP), CLIP) - SLACK * SIZES**2 / 2
+        self._statistic = (1 + self._statistic) * np.exp(np.minimum(gain, 50.0))
+        # Beyond e^200 nothing changes any more, and doubles end at e^709.
+        self._statistic = np.minimum(self._statistic, math.exp(200.0))
+        for _, _, _, ratio in self._since:
+            ratio += gain
+        before = time_s if math.isnan(self._previous_s) else self._previous_s
+        self._since.append((frame, time_s, before, gain.copy()))
+        self._previous_s = time_s
+
+    def onset(self) -> tuple[int, float, float, float]:
+        """First frame, median and interval of the posterior over the moments of change."""
+        log = np.array([np.logaddexp.reduce(ratio) for *_, ratio in self._since])
+        weight = np.exp(log - log.max())
+        cumulative = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))
+        edges = [self._since[0][2], *(time for _, time, _, _ in self._since)]
+        tail = 0.5 * (1 - self._coverage)
+        lo, middle, hi = np.interp([tail, 0.5, 1 - tail], cumulative, edges)
+        first = next(frame for frame, time, _, _ in self._since if time >= lo)
+        return first, float(middle), float(lo), float(hi)
+
+
+class Superlattice:
+    """Order in one dimension, then in three, and its end; each once."""
+
+    name: ClassVar[str] = "superlattice"
+    node: ClassVar[str] = "assembly/peaks"
+
+    def __init__(self, settings: Detection) -> None:
+        self._false_alarm_s = settings.false_alarm_hours * 3600
+        self._order = ShiftWatch(settings.interval_coverage)
+        self._lattice = ShiftWatch(settings.interval_coverage)
+        self._absence = ShiftWatch(settings.interval_coverage)
+        self._periods: deque[float] = deque(maxlen=64)
+        self._typical: deque[float] = deque(maxlen=64)
+        self._last_s = math.nan
+        self._ordered = self._in_three = self._lost = False
+
+    def update(self, row: Row, /) -> Iterable[Alert]:
+        frame, time_s = int(row["frame"]), number(row, "time_s")
+        order_z, lattice_z = number(row, "order_z"), number(row, "lattice_z")
+        if time_s > self._last_s:
+            self._periods.append(time_s - self._last_s)
+        self._last_s = time_s
+        if not math.isfinite(order_z):
+            return
+        if not self._ordered:
+            self._order.update(frame, time_s, order_z)
+            if self._passed(self._order):
+                self._ordered = True
+                yield self._alert("superlattice_1d", row, self._order)
+        elif not self._lost:
+            yield from self._end(row, frame, time_s, order_z)
+        # Order beyond the comb needs the comb: before, its statistic only gathers false evidence.
+        if self._ordered and not self._in_three and math.isfinite(lattice_z):
+            self._lattice.update(frame, time_s, lattice_z)
+            if self._passed(self._lattice):
+                self._in_three = True
+                yield self._alert("superlattice_3d", row, self._lattice)
+
+    def _end(self, row: Row, frame: int, time_s: float, order_z: float) -> Iterable[Alert]:
+        """Order is lost when z is nearer to none than to half of what it was."""
+        self._typical.append(order_z)
+        half = min(max(0.5 * median(self._typical), 2.0), 2 * CLIP)
+        self._absence.update(frame, time_s, half - order_z)
+        if self._passed(self._absence):
+            self._lost = True
+            yield self._alert("order_lost", row, self._absence)
+
+    def _passed(self, watch: ShiftWatch) -> bool:
+        period = median(self._periods) if self._periods else math.inf
+        return watch.statistic > max(self._false_alarm_s / period, FEWEST_FRAMES)
+
+    def _alert(self, kind: str, row: Row, watch: ShiftWatch) -> Alert:
+        first_frame, onset, lo, hi = watch.onset()
+        spacing, domain = number(row, "spacing_nm"), number(row, "domain_nm")
+        what = {
+            "superlattice_1d": "Particles begin to order",
+            "superlattice_3d": "Order in three dimensions begins",
+            "order_lost": "Order is lost",
+        }[kind]
+        text = f"{what} at {onset:.1f} s ({lo:.1f} to {hi:.1f} s)"
+        if kind != "order_lost" and math.isfinite(spacing):
+            text += f": spacing {spacing:.2f} nm"
+        numbers = {
+            "order_z": number(row, "order_z"),
+            "lattice_z": number(row, "lattice_z"),
+            "spacing_nm": spacing,
+            "domain_nm": domain,
+            "log_statistic": math.log(max(watch.statistic, 1e-300)),
+        }
+        return Alert(
+            kind=kind,
+            frame=int(row["frame"]),
+            time_s=number(row, "time_s"),
+            onset_s=onset,
+            onset_lo_s=lo,
+            onset_hi_s=hi,
+            message=text + ".",
+            stream=self.node,
+            first_frame=first_frame,
+            evidence={name: value for name, value in numbers.items() if math.isfinite(value)},
+        )

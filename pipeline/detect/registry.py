@@ -1,0 +1,19 @@
+"""Which detectors a config asks for."""
+
+from pipeline.config.detect import Detection
+from pipeline.detect.guard import Artefacts
+from pipeline.detect.interface import Detector
+from pipeline.detect.order import Superlattice
+from pipeline.detect.phases import CsDopaPhases, CsOleatePhases, Nucleation
+
+PHASES = {"cs_dopa": CsDopaPhases, "cs_oleate": CsOleatePhases, "growth": Nucleation}
+
+
+def detectors_for(settings: Detection) -> list[Detector]:
+    """Detectors of a config, fresh: each run needs its own."""
+    detectors: list[Detector] = []
+    if settings.recipe != "none":
+        detectors += [PHASES[settings.recipe](settings), Artefacts()]
+    if settings.superlattice:
+        detectors.append(Superlattice(settings))
+    return detectors
