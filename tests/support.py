@@ -1,0 +1,60 @@
+"""Real parts that several tests start."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.access import TiledAddress, TiledHttp
+from pipeline.cli.session import free_port, running_server
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Tiled's imports take 10 to 20 s of computing on two busy cores.
+STORE_TIMEOUT_S = 120
+
+
+@dataclass
+class StoreProcess:
+    """A real store with its embedded Tiled server, in a process of its own."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    port: int
+    link: str
+
+    @property
+    def address(self) -> TiledAddress:
+        return TiledAddress.of_data_dir(self.folder)
+
+    def http(self) -> TiledHttp:
+        return TiledHttp(self.address)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+def start_store(folder: Path, port: int | None = None, link: str | None = None) -> StoreProcess:
+    """Start a store on a folder and wait until it answers."""
+    port, link = port or free_port(), link or f"tcp://127.0.0.1:{free_port()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "server.json").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pipeline.store", "--data-dir", str(folder)]
+    command += ["--port", str(port), "--link", link]
+    with (folder / "store.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
+    deadline = time.monotonic() + STORE_TIMEOUT_S
+    while running_server(folder) is None:
+        assert process.poll() is None, (folder / "store.log").read_text()
+        assert time.monotonic() < deadline, "the store did not start in time"
+        time.sleep(0.1)
+    assert json.loads((folder / "server.json").read_text())["link"] == link
+    return StoreProcess(folder, process, port, link)
