@@ -22,8 +22,9 @@ from numba import njit
 
 from pipeline.kernels.pixel_splitting import SplitTable
 
-# Stands for an invalid pixel: finite in float32. Times the smallest share of a table (1e-7) it still
-# lifts the sum of its bin above INVALID_SUM, which no sum of counts reaches (1e8 pixels of 4e9).
+# Stands for an invalid pixel: finite in float32. Times the smallest share of a table (1e-7) it
+# still lifts the sum of its bin above INVALID_SUM, which no sum of counts reaches (1e8 pixels of
+# 4e9).
 INVALID = np.float32(1e30)
 INVALID_SUM = 1e20
 
@@ -127,9 +128,9 @@ def integrate(
     return intensity, sigma
 
 
-# The two loops below may add in any order (reassoc, contract), which lets them use vectors: 1.8 times
-# faster. NaN cannot reach them, since `load_counts` replaces it. Unsigned indices need no check for
-# negative ones.
+# The two loops below may add in any order (reassoc, contract), which lets them use vectors: 1.8
+# times faster. NaN cannot reach them, since `load_counts` replaces it. Unsigned indices need no
+# check for negative ones.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _sum_whole(counts, pixels, start, stop):
     """Sum of x and of max(x, 1) over pixels that lie in one bin."""
@@ -170,4 +171,4 @@ def _sum_valid(
             total += share * counts[pixel]
             variance += share * share * max(counts[pixel], np.float32(1.0))
             norm += share * weights[pixel]
-    return total, variance, norm
+    return float(total), float(variance), float(norm)

@@ -63,7 +63,7 @@ def _add_edge(
     slope = (chi1 - chi0) / (q1 - q0)
     low, high = (q0, q1) if q0 < q1 else (q1, q0)
     sign = 1.0 if q0 < q1 else -1.0
-    b = max(int(math.floor(low)), first)
+    b = max(math.floor(low), first)
     while b <= last and b < high:
         left, right = max(low, float(b)), min(high, b + 1.0)
         area[b] += sign * (right - left) * (chi0 + slope * (0.5 * (left + right) - q0))
@@ -136,8 +136,8 @@ def pixel_shares(
     low, high = q_bins.min(), q_bins.max()
     if high < 0.0 or low >= bins:
         return 0, 0
-    first = max(int(math.floor(low)), 0)
-    last = min(int(math.floor(high)), bins - 1)
+    first = max(math.floor(low), 0)
+    last = min(math.floor(high), bins - 1)
     around_beam = unwrap(chi_rad)
     if around_beam:
         first = 0
@@ -238,8 +238,8 @@ def _room(corner_bin: np.ndarray, masked: np.ndarray, bins: int) -> int:
             low, high = min(a, b, c, d), max(a, b, c, d)
             if high < 0.0 or low >= bins:
                 continue
-            first = max(int(math.floor(low)), 0)
-            last = min(int(math.floor(high)), bins - 1)
+            first = max(math.floor(low), 0)
+            last = min(math.floor(high), bins - 1)
             entries += last - first + 1
     # The one pixel that holds the beam reaches down to the first bin.
     return entries + bins
