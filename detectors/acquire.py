@@ -125,15 +125,28 @@ class Acquisition:
                 self._store.document(RunDocument(self.wiring.run, "stop", self._stop))
 
     def linger(self, seconds: float) -> None:
-        """Serve frames again until a consumer has them all, a signal comes or time is up."""
+        """Serve frames again until the store has all, a signal comes or time is up.
+
+        The store has all when every stream's consumer has said that it needs no frame any more,
+        and the store has confirmed the stop document.
+        """
         deadline = time.monotonic() + seconds
+
+        def patient() -> bool:
+            return not self.signals.leave.is_set() and time.monotonic() < deadline
+
         waiting = self.flyers
-        while waiting and not self.signals.leave.is_set() and time.monotonic() < deadline:
+        while waiting and patient():
             waiting = [flyer for flyer in waiting if not flyer.wait_consumed(POLL_S)]
+        confirmed = self._store.flush(0)
+        while not confirmed and patient():
+            confirmed = self._store.flush(POLL_S)
         for flyer in waiting:
             log.warning(
                 "%s: nobody has taken all frames yet; they are in %s", flyer.stream, flyer.recording
             )
+        if not confirmed:
+            log.warning("store at %s has not confirmed the run", self.wiring.store)
 
     def close(self) -> None:
         """Let go of files and sockets, and see the raw run registered, within reason."""
@@ -229,6 +242,7 @@ def _acquire(wiring_file: Path, linger_s: float) -> int:
 
     from detectors.devices.build import DeviceError
     from detectors.plan import cause_of
+    from pipeline.bus import LinkRefusedError
 
     try:
         acquisition = Acquisition(wiring, config)
@@ -240,6 +254,9 @@ def _acquire(wiring_file: Path, linger_s: float) -> int:
         acquisition.linger(linger_s)
     except FailedStatus as error:
         log.error("run %s failed: %s", wiring.run, cause_of(error))
+        return 1
+    except LinkRefusedError as error:
+        log.error("run %s: the store does not take it: %s", wiring.run, error)
         return 1
     finally:
         acquisition.close()

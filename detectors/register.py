@@ -156,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.follow and not documents.is_file():
         log.error("expected %s, got no such file: is this a recording of nucleate?", documents)
         return 1
+    # Tiled's client would retry by itself and say so line by line; here it is done and said once.
+    os.environ.setdefault("TILED_RETRY_ATTEMPTS", "1")
     if options.follow:
         os.nice(NICENESS)
     parent = os.getppid()

@@ -141,7 +141,7 @@ class SimulatedFibreSpectrometer(ClockedFlyer):
             run=flight.run,
             kind="counts",
             shape=wavelength_nm.shape,
-            dtype="<f8",
+            dtype="<u4",
             arrays={
                 "wavelength_nm": wavelength_nm,
                 "dark": frozen_array(self._renderer.dark, np.float64),
@@ -165,5 +165,5 @@ class SimulatedFibreSpectrometer(ClockedFlyer):
             frame=frame,
             time_ns=time_ns,
             exposure_s=self.exposure_s,
-            values=frozen_array(counts, np.float64),
+            values=frozen_array(counts, "<u4"),
         )
