@@ -94,6 +94,20 @@ def test_energy_and_width_of_the_cs_dopa_run(stage, moment):
     assert {row.size_curve for row in rows} == {"two_band (fallback)"}
 
 
+@pytest.mark.parametrize("time_s", [0.5, 1.0, 4.0, 7.0, 15.0, 20.0, 50.0, 300.0])
+def test_the_simulated_synthesis_is_read_back(stage, time_s):
+    """From the first crystals to ripening: 5 meV, 10 % of the width, beyond the noise's share."""
+    from detectors.sample.synthesis import Synthesis
+
+    synthesis = Synthesis("cs_dopa")
+    truth = synthesis.state(time_s)
+    clean = synthesis.absorbance(ENERGY_EV, time_s)
+    for frame in range(8):
+        row = fitted(stage, noisy(clean, frame))
+        assert abs(row.exciton_ev - truth.exciton_ev) < 5e-3 + 2 * row.exciton_ev_err
+        assert row.fwhm_mev == pytest.approx(truth.exciton_fwhm_mev, rel=0.10)
+
+
 def test_errors_cover_the_truth(stage):
     """Of 60 spectra, within one and two errors: 68 and 95 %, allowing 3 binomial deviations.
 

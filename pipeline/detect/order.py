@@ -26,7 +26,7 @@ from pipeline.messages.alerts import Alert
 SIZES = np.array([0.25, 0.5, 1.0, 2.0])
 """Shifts of z that are looked for, in standard deviations."""
 SLACK = 1.05
-"""Allows for errors that are 2.5 % too small: with 1 the false alarms then come 5 times as often."""
+"""Allows for errors that are 2.5 % too small."""
 CLIP = 4.5
 """A single frame can never alarm: 24 h of frames at 2 Hz are 12 nats, one frame gives 6.9."""
 FEWEST_FRAMES = 1e3

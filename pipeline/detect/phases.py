@@ -230,7 +230,7 @@ class CsDopaPhases(_Phases):
                 yield self._alert("phase_3_to_4", row, onset, first, text)
 
     def _or_before(self, onset: Onset, change: Change) -> Onset:
-        """A change between the first two frames that were looked at may as well be an earlier one."""
+        """A change between the first two frames looked at may as well be an earlier one."""
         if onset.onset_s > change.second_s:
             return onset
         return replace(onset, lo_s=min(onset.lo_s, self._start_s))

@@ -21,6 +21,9 @@ PASSES = 3
 # Curvature this many errors below zero is a candidate. Nothing is lost by being generous: the
 # fitted amplitude decides.
 CURVATURE_SIGMA = 3.0
+# Where the second transition is first sought, in standard deviations of the first: the fit has a
+# minimum with it near and one with it far.
+GAP_STARTS = (3.0, 4.5)
 # Places that are tried, from the lowest energy up.
 MAX_STARTS = 3
 # A minimum of curvature that stands for less than this share of the tallest peak's height is a
@@ -192,7 +195,9 @@ class FitExciton:
         k = kernel.FWHM_PER_SIGMA
         lower = np.array([low, narrow / k, kernel.GAP_MIN, kernel.RATIO_MIN])
         upper = np.array([high, wide / k, kernel.GAP_MAX, kernel.RATIO_MAX])
-        p = np.array([start_ev, start_fwhm / k, kernel.GAP_PRIOR, kernel.RATIO_PRIOR])
+        at = (start_ev, start_fwhm / k)
+        trials = [np.array([*at, gap, kernel.RATIO_PRIOR]) for gap in GAP_STARTS]
+        p = trials[0]
         band_ev, band_sigma = self._band()
         scale = inflation = 1.0
         for _ in range(PASSES):
@@ -202,16 +207,21 @@ class FitExciton:
             if freedom < 1:
                 return None
             reached = edge > band_ev - 3.0 * band_sigma
-            p, amplitudes, covariance, chi2 = kernel.fit_lowest_peak(
-                energy[:stop],
-                absorbance[:stop],
-                sigma[:stop] * inflation,
-                p,
-                lower,
-                upper,
-                band_ev if reached else np.nan,
-                band_sigma,
-            )
+            results = [
+                kernel.fit_lowest_peak(
+                    energy[:stop],
+                    absorbance[:stop],
+                    sigma[:stop] * inflation,
+                    trial,
+                    lower,
+                    upper,
+                    band_ev if reached else np.nan,
+                    band_sigma,
+                )
+                for trial in trials
+            ]
+            p, amplitudes, covariance, chi2 = min(results, key=lambda result: result[3])
+            trials = [p]
             # Misfit counts as noise, so that the weak priors keep their weight against it.
             scale = chi2 * inflation**2 / freedom
             inflation = float(np.sqrt(max(1.0, scale) if known else scale))
