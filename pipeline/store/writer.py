@@ -114,11 +114,11 @@ class RunContainer:
         shape = (frames, *node.shape[1:])
         if frames >= node.shape[0] or frames == 0:
             return
-        source.structure = ArrayStructure(
-            data_type=source.structure.data_type,
-            shape=shape,
-            chunks=tuple((n,) for n in shape),
-        )
+        source.structure = {
+            **source.structure,
+            "shape": list(shape),
+            "chunks": [[n] for n in shape],
+        }
         uri = node.uri.replace("/metadata/", "/data_source/", 1)
         body = safe_json_dump({"data_source": source})
         handle_error(node.context.http_client.put(uri, content=body))
@@ -160,10 +160,11 @@ class StreamWriter:
             ArrayNode.of(r) for r in results if issubclass(r, ArrayResult) and r.NODE is not None
         ]
         self._lengths: dict[str, int] = {}
-        self._rows = {t.path: container.table(t.path, t.schema) for t in self._tables}
+        # Live nodes first: who sees a table must find what to subscribe to.
         if container.data.publishes:
             for table in self._tables:
                 container.table(f"{LIVE}/{table.path}", table.schema)
+        self._rows = {t.path: container.table(t.path, t.schema) for t in self._tables}
         self.durable = min(self._rows.values())
         """Frames 0 to ``durable`` - 1 are stored."""
         self._published = self.durable
