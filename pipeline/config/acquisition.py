@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Section
 
@@ -17,7 +17,22 @@ class Artefact(Section):
     duration_s: float = Field(default=2.0, gt=0)
     """How long it lasts."""
     size: float = Field(default=1.0, gt=0)
-    """How strong: factor of the gain step, share lost to a bubble; unused by the others."""
+    """How strong: factor of the gain step, share of the path lost to a bubble (at most 1);
+    unused by the others."""
+    stream: Literal["saxs", "absorbance"] | None = None
+    """Detector concerned; absent = every one that can be."""
+
+    @model_validator(mode="after")
+    def _bubble_is_a_share(self) -> "Artefact":
+        if self.kind == "bubble" and self.size > 1.0:
+            raise ValueError(
+                f"bubble: size is the share of the path that is lost, expected at most 1, "
+                f"got {self.size:g}"
+            )
+        return self
+
+
+Edge = Annotated[int, Field(ge=16, le=2880)]
 
 
 class SimulatedSaxs(Section):
@@ -25,8 +40,10 @@ class SimulatedSaxs(Section):
 
     rate_hz: float = Field(default=2.0, ge=1, le=1000)
     """Frames a second."""
-    shape: tuple[int, int] = (1024, 1024)
+    shape: tuple[Edge, Edge] = (1024, 1024)
     """Rows and columns, up to 2880 x 2880."""
+    dtype: Literal["uint16", "uint32"] = "uint32"
+    """Of the counts. The largest value marks pixels that do not exist, the one below saturation."""
     pixel_size_um: float = Field(default=75.0, gt=0)
     """Edge of a pixel."""
     distance_m: float = Field(default=1.9, gt=0)
@@ -43,6 +60,12 @@ class SimulatedSaxs(Section):
     """Of sample and capillary."""
     thickness_cm: float = Field(default=0.1, gt=0)
     """Path through the sample."""
+    beamstop_radius_mm: float = Field(default=1.5, ge=0)
+    """Of the round beamstop; it hangs on an arm of 0.6 mm. 0 = none."""
+    background_flat_per_cm: float = Field(default=0.008, ge=0)
+    """Flat scattering of capillary and air, in the units of the sample's."""
+    background_porod: float = Field(default=1e-4, ge=0)
+    """Parasitic scattering A q^-4: A in 1/cm nm^-4."""
 
 
 class SimulatedSpectrometer(Section):
@@ -55,7 +78,9 @@ class SimulatedSpectrometer(Section):
     wavelength_range_nm: tuple[float, float] = (280.0, 680.0)
     """First and last pixel."""
     full_scale_counts: float = Field(default=50000.0, gt=0)
-    """Of the lamp at its brightest."""
+    """Of the lamp at its brightest, in one exposure (of any length: the lamp is set for it)."""
+    saturation_counts: int = Field(default=65535, gt=0)
+    """Largest count that the spectrometer can give."""
     read_noise_counts: float = Field(default=5.0, ge=0)
     """Of one pixel in one spectrum."""
 
@@ -66,7 +91,7 @@ class SimulatedDevices(Section):
     type: Literal["simulated"] = "simulated"
     recipe: Literal["cs_dopa", "cs_oleate", "cs_oleate_dilute", "assembly_100c"] = "cs_dopa"
     """Synthesis that is played."""
-    seed: int = 1
+    seed: int = Field(default=1, ge=0)
     """Of the noise."""
     start_s: float = Field(default=0.0, ge=0)
     """Where in the synthesis the run begins."""

@@ -1,0 +1,216 @@
+"""Counts of the simulated area detector.
+
+Mean counts of a pixel:
+
+    flux x monitor x transmission x exposure x thickness x solid angle x polarisation
+        x [I(q, t) + background(q)]
+
+at the middle of the exposure, then Poisson noise. So a reduction gets back
+I + background = absolute_scale x counts / (relative solid angle x polarisation x monitor x
+transmission x exposure_s x thickness_cm).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from detectors.sample import Synthesis
+from detectors.simulation.artefacts import disturbance
+from detectors.simulation.geometry import Geometry, polarisation
+from detectors.simulation.noise import counting_noise
+from pipeline.config.acquisition import Artefact, SimulatedSaxs
+
+POLARISATION_FACTOR = 0.99
+"""Of an undulator's beam."""
+
+BEAM_AT = (0.53, 0.45)
+"""Where the beam hits, in shares of rows and columns: off every symmetry, and clear of gaps."""
+
+MODULE = (195, 487)
+GAP = (17, 7)
+"""Pixels of a module and between modules, rows and columns (those of a PILATUS)."""
+
+DEAD_SHARE = 5e-4
+HOT_SHARE = 2e-4
+HOT_COUNTS_PER_S = (1e3, 1e5)
+"""A hot pixel counts this fast by itself."""
+
+MASK_GAP, MASK_DEAD, MASK_HOT, MASK_BEAMSTOP = 1, 2, 8, 32
+"""Bits of the pixel mask: the first three as DECTRIS assigns them (hot = over-responding)."""
+
+ARM_WIDTH_M = 6e-4
+MASK_MARGIN_M = 1.5e-4
+"""The mask covers so much beyond the beamstop's shadow, for its penumbra."""
+
+Q_STEP_PER_NM = 0.0025
+Q_STEP_ORDERED_PER_NM = 0.001
+"""Steps of the I(q) that pixels interpolate (linearly, error step^2 / 8 I''): 1e-4 of I for
+particles below 16 nm; with order, 2e-3 at the tip of the sharpest peak (fwhm 0.021 1/nm)."""
+
+BUBBLE_POROD = 2e-4
+"""Scattering of a bubble's surface that fills the path: A q^-4, 1/cm nm^-4."""
+
+
+class Exposure(NamedTuple):
+    """One frame: the image (ny, nx), unsigned, and what the counters said."""
+
+    image: np.ndarray
+    monitor: float
+    """Mean incident flux over the nominal one."""
+    transmission: float
+
+
+class AreaRenderer:
+    """Renders frames of a synthesis.
+
+    A frame depends on the seed and its number alone, not on the frames before.
+
+    Parameters
+    ----------
+    settings
+        The detector and the beam.
+    synthesis
+        What is in the vial.
+    artefacts
+        What goes wrong.
+    seed
+        Of the noise and of the bad pixels.
+    """
+
+    def __init__(
+        self,
+        settings: SimulatedSaxs,
+        synthesis: Synthesis,
+        artefacts: Sequence[Artefact] = (),
+        seed: int = 1,
+    ) -> None:
+        self.settings = settings
+        self.synthesis = synthesis
+        self.artefacts = tuple(artefacts)
+        self.seed = seed
+        self.dtype = np.dtype(settings.dtype)
+        self.saturation = int(np.iinfo(self.dtype).max) - 1
+        ny, nx = settings.shape
+        self.geometry = Geometry.around_beam(
+            shape=settings.shape,
+            pixel_m=settings.pixel_size_um * 1e-6,
+            distance_m=settings.distance_m,
+            tilt_rad=(math.radians(settings.tilt_deg[0]), math.radians(settings.tilt_deg[1])),
+            energy_kev=settings.energy_kev,
+            beam_pixel=(BEAM_AT[0] * ny, BEAM_AT[1] * nx),
+        )
+        self.poni = self.geometry.poni()
+        self.absolute_scale = 1.0 / (settings.flux_per_s * self.geometry.normal_solid_angle_sr)
+        # Entropy [seed, frame] is a frame's; a third number keeps this apart from all of them.
+        generator = np.random.default_rng([seed, 0, 2])
+        self.pixel_mask = _pixel_mask(settings, generator)
+        self.pixel_mask.flags.writeable = False
+        self._hot_at = np.flatnonzero(self.pixel_mask & MASK_HOT)
+        low, high = HOT_COUNTS_PER_S
+        self._hot_per_s = low * (high / low) ** generator.random(self._hot_at.size)
+        self._prepare_pixels()
+
+    def background_curve(self, q_per_nm: np.ndarray) -> np.ndarray:
+        """Scattering of capillary and beamline, 1/cm, which a reduction may subtract."""
+        q = np.asarray(q_per_nm, dtype=float)
+        return self.settings.background_flat_per_cm + self.settings.background_porod * q**-4
+
+    def render(self, frame: int, time_s: float, exposure_s: float) -> Exposure | None:
+        """The frame of an exposure that ended at ``time_s``, or None if it was lost."""
+        disturbed = disturbance(self.artefacts, "saxs", time_s, exposure_s)
+        if disturbed.dropped:
+            return None
+        settings = self.settings
+        generator = np.random.default_rng([self.seed, frame])
+        flux = max(1.0 + settings.monitor_noise * generator.standard_normal(), 0.0)
+        monitor = flux * disturbed.beam
+        # The counter after the sample sees the shutter and the missing liquid alike.
+        transmission = settings.transmission ** (1.0 - disturbed.bubble) * disturbed.shutter
+        image = self._without_photons(exposure_s)
+        dose = monitor * transmission * exposure_s * disturbed.gain
+        if dose > 0.0:
+            curve = (1.0 - disturbed.bubble) * self.synthesis.intensity_per_cm(
+                self._q, time_s - 0.5 * exposure_s
+            )
+            curve += self.background_curve(self._q)
+            curve += disturbed.bubble * BUBBLE_POROD * self._q**-4
+            counts = counting_noise(self._means(dose * curve), generator)
+            image.reshape(-1)[self._pixel] = self._digitised(counts)
+        return Exposure(image, float(monitor), float(transmission))
+
+    def _prepare_pixels(self) -> None:
+        """What does not change from frame to frame, for usable pixels in the order of q.
+
+        That order makes neighbours alike, so that look-ups stay in the cache and the noise is
+        drawn block by block.
+        """
+        settings = self.settings
+        two_theta, azimuth, solid_angle = self.geometry.pixels()
+        q = self.geometry.q_per_nm(two_theta)
+        usable = np.flatnonzero(self.pixel_mask == 0)
+        usable = usable[np.argsort(q.reshape(-1)[usable], kind="stable")]
+        self._pixel = usable
+        q = q.reshape(-1)[usable]
+        ordered = self.synthesis.recipe.assembly is not None
+        step = Q_STEP_ORDERED_PER_NM if ordered else Q_STEP_PER_NM
+        # A q of zero has no background, and the beamstop covers it anyway.
+        first = max(math.floor(q[0] / step), 1)
+        self._q = step * np.arange(first, math.ceil(q[-1] / step) + 2)
+        position = np.clip(q / step - first, 0.0, self._q.size - 2.0)
+        self._below = position.astype(np.intp)
+        self._weight = (position - self._below).astype(np.float32)
+        efficiency = solid_angle * polarisation(two_theta, azimuth, POLARISATION_FACTOR)
+        self._factor = (
+            efficiency.reshape(-1)[usable] * settings.thickness_cm / self.absolute_scale
+        ).astype(np.float32)
+
+    def _means(self, curve: np.ndarray) -> np.ndarray:
+        """Mean counts of the usable pixels for a curve on the grid of q."""
+        values = curve.astype(np.float32)
+        slope = np.append(np.diff(values), np.float32(0.0))
+        means = slope[self._below]
+        means *= self._weight
+        means += values[self._below]
+        means *= self._factor
+        return means
+
+    def _digitised(self, counts: np.ndarray) -> np.ndarray:
+        """Counts (n,) as the detector's integers, saturated."""
+        saturated = counts >= self.saturation
+        if not saturated.any():
+            return counts.astype(self.dtype)
+        values = np.where(saturated, np.float32(0.0), counts).astype(self.dtype)
+        values[saturated] = self.saturation
+        return values
+
+    def _without_photons(self, exposure_s: float) -> np.ndarray:
+        image = np.zeros(self.settings.shape, self.dtype)
+        image[(self.pixel_mask & MASK_GAP) != 0] = np.iinfo(self.dtype).max
+        hot = np.minimum(self._hot_per_s * exposure_s, self.saturation)
+        image.reshape(-1)[self._hot_at] = hot.astype(self.dtype)
+        return image
+
+
+def _pixel_mask(settings: SimulatedSaxs, generator: np.random.Generator) -> np.ndarray:
+    """Bits of what is wrong with each pixel, (ny, nx) uint8; 0 = usable."""
+    ny, nx = settings.shape
+    rows, columns = np.arange(ny), np.arange(nx)
+    mask = np.zeros((ny, nx), np.uint8)
+    lot = generator.random((ny, nx))
+    mask[lot < DEAD_SHARE] = MASK_DEAD
+    mask[lot > 1.0 - HOT_SHARE] = MASK_HOT
+    if settings.beamstop_radius_mm > 0.0:
+        pixel_m = settings.pixel_size_um * 1e-6
+        below = (rows - BEAM_AT[0] * ny)[:, None] * pixel_m
+        beside = (columns - BEAM_AT[1] * nx)[None, :] * pixel_m
+        radius = settings.beamstop_radius_mm * 1e-3 + MASK_MARGIN_M
+        stop = np.hypot(below, beside) < radius
+        arm = (below > 0.0) & (np.abs(beside) < 0.5 * ARM_WIDTH_M + MASK_MARGIN_M)
+        mask[stop | arm] = MASK_BEAMSTOP
+    mask[rows % (MODULE[0] + GAP[0]) >= MODULE[0], :] = MASK_GAP
+    mask[:, columns % (MODULE[1] + GAP[1]) >= MODULE[1]] = MASK_GAP
+    return mask
