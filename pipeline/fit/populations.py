@@ -330,7 +330,8 @@ class FitPopulations:
             for name, value in zip(plan.names, fit.amplitudes.tolist(), strict=True)
         }
         crystals = fit.at is not None
-        diameter, sigma = (fit.at[0], fit.at[0] * fit.at[1]) if crystals else (math.nan,) * 2
+        diameter, relative = (math.nan,) * 2 if fit.at is None else fit.at.tolist()
+        sigma = diameter * relative
         number = amplitude["crystals"] / self._per_particle
         volume = number * mean_volume(diameter, sigma)
         by_diameter = number * math.pi / 2.0 * (diameter**2 + sigma**2)

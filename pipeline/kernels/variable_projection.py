@@ -15,6 +15,7 @@ intensities named ``..._w`` have been multiplied with it, and the free column is
 import numpy as np
 from numba import njit
 
+from pipeline.kernels.linear import dot
 from pipeline.kernels.sphere import mean_square_amplitude
 
 SINGULAR = 1e-13
@@ -23,24 +24,6 @@ MAX_STEPS = 60
 """Of Levenberg-Marquardt; simulated and real frames needed 4 to 25."""
 CONVERGED = 1e-8
 """Relative fall of chi-square that ends the refinement."""
-
-
-@njit(cache=True, nogil=True)
-def _dot(a, b):
-    """Dot product in a fixed order: a BLAS may sum otherwise on another machine or alignment.
-
-    Four sums side by side, because one alone waits for its own last addition.
-    """
-    s0 = s1 = s2 = s3 = 0.0
-    whole = a.size - a.size % 4
-    for i in range(0, whole, 4):
-        s0 += a[i] * b[i]
-        s1 += a[i + 1] * b[i + 1]
-        s2 += a[i + 2] * b[i + 2]
-        s3 += a[i + 3] * b[i + 3]
-    for i in range(whole, a.size):
-        s0 += a[i] * b[i]
-    return (s0 + s1) + (s2 + s3)
 
 
 @njit(cache=True, nogil=True)
@@ -149,9 +132,9 @@ def fill_table(q_per_nm, diameters_nm, relative_sigmas, table):
 def _fixed_products(intensity_w, fixed_w, gram, moment):
     """Gram matrix and moments of the fixed columns, into the upper left of ``gram``."""
     for i in range(fixed_w.shape[0]):
-        moment[i] = _dot(fixed_w[i], intensity_w)
+        moment[i] = dot(fixed_w[i], intensity_w)
         for j in range(i + 1):
-            gram[i, j] = gram[j, i] = _dot(fixed_w[i], fixed_w[j])
+            gram[i, j] = gram[j, i] = dot(fixed_w[i], fixed_w[j])
 
 
 @njit(cache=True, nogil=True)
@@ -161,7 +144,7 @@ def fit_fixed(intensity_w, fixed_w, non_negative, banned, amplitudes):
     gram = np.empty((size, size))
     moment = np.empty(size)
     _fixed_products(intensity_w, fixed_w, gram, moment)
-    total = _dot(intensity_w, intensity_w)
+    total = dot(intensity_w, intensity_w)
     return total - solve_amplitudes(gram, moment, non_negative, banned, amplitudes)
 
 
@@ -185,17 +168,17 @@ def search(intensity_w, weight, fixed_w, non_negative, banned, table, chi2):
     moment = np.empty(size)
     amplitudes = np.empty(size)
     _fixed_products(intensity_w, fixed_w, gram, moment)
-    total = _dot(intensity_w, intensity_w)
+    total = dot(intensity_w, intensity_w)
     free_w = np.empty(weight.size)
     last = size - 1
     for i in range(table.shape[0]):
         for j in range(table.shape[1]):
             for k in range(weight.size):
                 free_w[k] = table[i, j, k] * weight[k]
-            moment[last] = _dot(free_w, intensity_w)
-            gram[last, last] = _dot(free_w, free_w)
+            moment[last] = dot(free_w, intensity_w)
+            gram[last, last] = dot(free_w, free_w)
             for k in range(last):
-                gram[k, last] = gram[last, k] = _dot(fixed_w[k], free_w)
+                gram[k, last] = gram[last, k] = dot(fixed_w[k], free_w)
             for model in range(banned.size):
                 chi2[model, i, j] = total - solve_amplitudes(
                     gram, moment, non_negative, banned[model], amplitudes
@@ -216,12 +199,12 @@ def _products(q_per_nm, intensity_w, weight, fixed_w, diameter, relative, work, 
         work[1, k] = work[1, k] * weight[k] + relative * by_sigma
         work[2, k] = diameter * by_sigma
     for i in range(3):
-        moment[fixed + i] = _dot(work[i], intensity_w)
+        moment[fixed + i] = dot(work[i], intensity_w)
         for j in range(fixed):
-            value = _dot(work[i], fixed_w[j])
+            value = dot(work[i], fixed_w[j])
             gram[fixed + i, j] = gram[j, fixed + i] = value
         for j in range(i + 1):
-            value = _dot(work[i], work[j])
+            value = dot(work[i], work[j])
             gram[fixed + i, fixed + j] = gram[fixed + j, fixed + i] = value
 
 
@@ -313,7 +296,7 @@ def refine(
     trial = np.empty(size)
     _fixed_products(intensity_w, fixed_w, gram, moment)
     _fixed_products(intensity_w, fixed_w, trial_gram, trial_moment)
-    total = _dot(intensity_w, intensity_w)
+    total = dot(intensity_w, intensity_w)
     _products(q_per_nm, intensity_w, weight, fixed_w, at[0], at[1], work, gram, moment)
     chi2 = total - solve_amplitudes(
         gram[:size, :size], moment[:size], non_negative, banned, amplitudes
@@ -427,10 +410,10 @@ def information(q_per_nm, weight, fixed_w, at, amplitudes, matrix):
         for k in range(weight.size):
             work[i, k] *= weight[k] * factor
         for j in range(fixed):
-            matrix[fixed + i, j] = matrix[j, fixed + i] = _dot(work[i], fixed_w[j])
+            matrix[fixed + i, j] = matrix[j, fixed + i] = dot(work[i], fixed_w[j])
         for j in range(i + 1):
-            value = _dot(work[i], work[j])
+            value = dot(work[i], work[j])
             matrix[fixed + i, fixed + j] = matrix[fixed + j, fixed + i] = value
     for i in range(fixed):
         for j in range(i + 1):
-            matrix[i, j] = matrix[j, i] = _dot(fixed_w[i], fixed_w[j])
+            matrix[i, j] = matrix[j, i] = dot(fixed_w[i], fixed_w[j])

@@ -120,10 +120,11 @@ class FittedCurve(Result):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Peak(RowResult):
-    """The order of the particles in one frame: comb 1:2:3 (order) and its strongest peaks.
+    """The order of the particles in one frame and the first peaks of the best series.
 
-    ``order_z`` is the significance of one-dimensional order, in standard deviations of a frame
-    without order; ``lattice_z`` that of order beyond the comb.
+    ``order_z`` is the significance of order of any kind, in standard deviations of a frame
+    without order; ``lattice_z`` that of peaks beyond a stack's 1:2:3. ``order_kind`` is ``stack``,
+    ``fcc``, ``bcc`` or ``hcp``, the best of those tried, and empty where no order is reported.
     """
 
     NODE = "assembly/peaks"
@@ -140,6 +141,7 @@ class Peak(RowResult):
     peak_3_height: float
     peak_fwhm_per_nm: float
     domain_nm: float
+    order_kind: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
