@@ -318,11 +318,14 @@ def _all_settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterat
 
 
 def _show(value: Any) -> str:
+    """What a value is, in a few words. Never the whole of a list: aliases can make it endless."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
         return "a section"
-    text = repr(value)
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    text = repr(value[:80]) if isinstance(value, str | bytes) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

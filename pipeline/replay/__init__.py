@@ -4,6 +4,7 @@
 """
 
 from pipeline.replay.open import open_recording
+from pipeline.replay.player import Player, parse_speed
 from pipeline.replay.recording import Recording, ReplayError, StreamSource
 
-__all__ = ["Recording", "ReplayError", "StreamSource", "open_recording"]
+__all__ = ["Player", "Recording", "ReplayError", "StreamSource", "open_recording", "parse_speed"]
