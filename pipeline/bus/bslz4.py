@@ -59,7 +59,8 @@ def array_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
     size = math.prod(shape) * dtype.itemsize
     if not 0 < size <= MAX_ARRAY_BYTES:
         raise WireError(
-            f"expected an array of 1 to {MAX_ARRAY_BYTES} B, got shape {shape} {dtype.str} = {size} B"
+            f"expected an array of 1 to {MAX_ARRAY_BYTES} B, "
+            f"got shape {shape} {dtype.str} = {size} B"
         )
     return size
 

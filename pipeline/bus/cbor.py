@@ -41,7 +41,7 @@ def _refuse(*_: Any) -> Any:
     raise ValueError("a tag that Stream V2 does not use")
 
 
-_DECODERS = dict.fromkeys((*_REFUSED_TAGS, 55799), _refuse)
+_DECODERS: dict[int, Any] = dict.fromkeys((*_REFUSED_TAGS, 55799), _refuse)
 
 
 def loads(message: bytes) -> dict[str, Any]:
@@ -67,9 +67,7 @@ def loads(message: bytes) -> dict[str, Any]:
     except (cbor2.CBORDecodeError, ValueError) as error:
         raise WireError(f"expected a CBOR map, got {len(message)} B of which: {error}") from error
     if body.tell() != len(message):
-        raise WireError(
-            f"expected one CBOR map, got {len(message) - body.tell()} B more after it"
-        )
+        raise WireError(f"expected one CBOR map, got {len(message) - body.tell()} B more after it")
     if not isinstance(value, dict):
         raise WireError(f"expected a CBOR map, got {type(value).__name__}")
     return value

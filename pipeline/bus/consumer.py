@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -84,9 +85,7 @@ class FrameConsumer:
         self.counters: Counter[str] = Counter()
         self.last_rejection = ""
         self._sockets = Sockets(bus)
-        self._live = self._sockets.connect(
-            zmq.SUB, endpoints.live, rcvhwm=bus.live_high_water_mark
-        )
+        self._live = self._sockets.connect(zmq.SUB, endpoints.live, rcvhwm=bus.live_high_water_mark)
         self._live.subscribe(b"")
         # IMMEDIATE: do not pile up requests for a publisher that is not there.
         self._repair = self._sockets.connect(
@@ -142,14 +141,14 @@ class FrameConsumer:
             self._ask_for_what_is_missing()
             left_s = deadline - time.monotonic()
             expired = left_s <= 0  # this look at the sockets is the last
-            for socket, _ in self._poller.poll(1e3 * min(max(left_s, 0), self._bus.idle_ask_s)):
+            for socket, _ in self._poller.poll(_ms(min(max(left_s, 0), self._bus.idle_ask_s))):
                 self._receive(socket)
 
     def done(self) -> None:
         """Tell the publisher that nothing will be asked for again, not even after a crash."""
         self._send({"ask": "done", "name": f"{id(self):x}-{time.time_ns():x}"})
         # The answer shows that it arrived; without one the publisher is gone already.
-        self._repair.poll(self._bus.repair_timeout_s * 1e3)
+        self._repair.poll(_ms(self._bus.repair_timeout_s))
 
     def close(self) -> None:
         """Close the sockets."""
@@ -164,7 +163,7 @@ class FrameConsumer:
     # Delivering
 
     def _deliver(self) -> Received | None:
-        if self._start is None:
+        if self._start is None or self._finished:
             return None
         if not self._start_delivered:
             self._start_delivered = True
@@ -329,3 +328,8 @@ class FrameConsumer:
         elif state == "bad":
             reason = packed.field(header, "reason", str)
             self._verdicts[frame] = BadFrame(self._start.stream, frame, reason)
+
+
+def _ms(seconds: float) -> int:
+    """Rounded up: rounded down, the last millisecond would be spent spinning."""
+    return math.ceil(seconds * 1e3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -133,10 +134,8 @@ class LinkReceiver:
         self._wake()
 
     def _wake(self) -> None:
-        try:
+        with suppress(zmq.Again):  # full: it is awake
             self._wake_near.send(b"", zmq.NOBLOCK)
-        except zmq.Again:
-            pass  # it is awake
 
     # The thread
 

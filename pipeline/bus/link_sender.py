@@ -7,7 +7,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -39,7 +40,7 @@ class _Entry:
     first: int | None = None  # of an opening: the answer
     refusal: str | None = None
     seq: int = -1
-    sends: int = field(default=0)
+    sends: int = 0
 
 
 class LinkSender:
@@ -202,11 +203,9 @@ class LinkSender:
             raise RuntimeError(f"the link to {self.endpoint} has ended") from self._failure
 
     def _wake(self) -> None:
-        with self._changed:  # a socket may be used by one thread at a time
-            try:
-                self._wake_near.send(b"", zmq.NOBLOCK)
-            except zmq.Again:
-                pass  # it is awake
+        # A socket may be used by one thread at a time; full: the other end is awake.
+        with self._changed, suppress(zmq.Again):
+            self._wake_near.send(b"", zmq.NOBLOCK)
 
     # The thread
 
@@ -241,7 +240,6 @@ class LinkSender:
                 if entry.kind == "results":
                     self.counters["resent" if entry.sends else "sent"] += 1
                 entry.sends += 1
-                self._heard = max(self._heard, self._pinged)
             return True
 
     def _send(self, envelope: dict[str, Any], parts: Iterable[bytes] = ()) -> bool:
@@ -302,8 +300,8 @@ class LinkSender:
             if entry.kind == "document":
                 self._remove([entry])
         elif entry.kind == "open":
-            entry.first = packed.field(answer, "first", int)
-            self._durable(entry.run, entry.stream, entry.first - 1)
+            entry.first = first = packed.field(answer, "first", int)
+            self._durable(entry.run, entry.stream, first - 1)
 
     def _durable(self, run: str, stream: str, frame: int) -> None:
         entries = [
@@ -317,12 +315,12 @@ class LinkSender:
         self._remove(entries)
 
     def _remove(self, gone: list[_Entry]) -> None:
-        for entry in gone:
-            if entry in self._entries:
-                index = self._entries.index(entry)
-                del self._entries[index]
-                if index < self._unsent:
-                    self._unsent -= 1
+        gone_ids = set(map(id, gone))
+        if not gone_ids:
+            return
+        sent = self._entries[: self._unsent]
+        self._unsent -= sum(id(entry) in gone_ids for entry in sent)
+        self._entries = [entry for entry in self._entries if id(entry) not in gone_ids]
 
     def _begin_session(self) -> None:
         """Start over with all that is kept: nothing of it is known to be durable."""

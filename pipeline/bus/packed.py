@@ -29,7 +29,9 @@ def _plain(value: Any) -> Any:
 
 def pack(header: Mapping[str, Any]) -> bytes:
     """Header of a message. `TypeError` if a value is not plain data."""
-    return msgpack.packb(dict(header), default=_plain)
+    packed = msgpack.packb(dict(header), default=_plain)
+    assert packed is not None
+    return packed
 
 
 def unpack(part: bytes) -> dict[str, Any]:

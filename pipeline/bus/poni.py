@@ -35,8 +35,13 @@ def parse_poni(text: str) -> Geometry:
     pixel_y, pixel_x = _pixels(fields)
     poni_y, poni_x = _number(fields, "poni1"), _number(fields, "poni2")
     center_x = center_y = None
-    if None not in (distance, pixel_y, pixel_x, poni_y, poni_x):
-        assert distance and pixel_y and pixel_x and poni_y is not None and poni_x is not None
+    if (
+        distance is not None
+        and pixel_y is not None
+        and pixel_x is not None
+        and poni_y is not None
+        and poni_x is not None
+    ):
         rot_1, rot_2 = _number(fields, "rot1") or 0.0, _number(fields, "rot2") or 0.0
         # The beam in the detector's frame is (sin r2, -cos r2 sin r1, cos r1 cos r2).
         center_y = (poni_y + distance * math.tan(rot_2) / math.cos(rot_1)) / pixel_y

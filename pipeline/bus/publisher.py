@@ -80,10 +80,14 @@ class FramePublisher:
         """``published`` frames and ``bytes``; ``repaired``, ``requests``, ``bad_requests``."""
         return self._published + self._repair.counters
 
-    def publish(self, frame: Frame) -> None:
-        """Record and send a frame. Numbers must rise; a number left out is a frame not taken."""
+    def publish(self, frame: Frame, payloads: tuple[bytes, ...] | None = None) -> None:
+        """Record and send a frame. Numbers must rise; a number left out is a frame not taken.
+
+        ``payloads`` are its arrays in bslz4 form, if the detector sent them so.
+        """
         self._repair.check()
-        payloads = wire.payloads_of(frame)
+        if payloads is None:
+            payloads = wire.payloads_of(frame)
         self._spool.append(frame, payloads)
         self._spool.flush()
         parts = wire.encode_frame(frame, self.start, payloads)

@@ -39,12 +39,14 @@ from pipeline.bus.facts import FrameFacts, arrays_of, check_frame, facts_of
 from pipeline.bus.poni import parse_poni
 from pipeline.bus.spool_reader import (
     DETECTOR,
-    ERRORS,
     LAYOUT_VERSION,
     MONITOR,
     STREAM,
     TRANSMISSION,
     SpoolReader,
+    data_of,
+    dataset_of,
+    scalars_of,
 )
 from pipeline.bus.wire import payloads_of
 from pipeline.messages import Frame, StreamEnd, StreamStart
@@ -100,10 +102,7 @@ class SpoolWriter:
 
     def _open(self) -> None:
         self._file.swmr_mode = True
-        detector = self._file[DETECTOR]
-        self._data = [detector["data"]]
-        if self.start.kind == "curve":
-            self._data.append(self._file[ERRORS])
+        self._data = data_of(self._file, self.start)
         self._scalars = _scalars(self._file, self.start)
 
     @property
@@ -147,11 +146,11 @@ class SpoolWriter:
                 raise SpoolError(
                     f"{self.path}: expected more than {self._last} frames, got {end.frames}"
                 )
-            stream = self._file[STREAM]
-            stream["reason"][0] = end.reason.encode()[:_REASON_BYTES]
-            stream["reason"].flush()
-            stream["frames"][0] = end.frames
-            stream["frames"].flush()
+            # The number last: with it the recording is complete.
+            for name, value in (("reason", end.reason.encode()), ("frames", end.frames)):
+                dataset = dataset_of(self._file, f"{STREAM}/{name}")
+                dataset[0] = value[:_REASON_BYTES] if isinstance(value, bytes) else value
+                dataset.flush()
         self._file.close()
         _unlock(self.path, self._lock)
 
@@ -180,26 +179,16 @@ def _append(
 
 
 def _scalars(file: h5py.File, start: StreamStart) -> dict[str, h5py.Dataset]:
-    """Datasets of the per-frame scalars by the names of `FrameFacts`, the frame number last."""
-    detector = file[DETECTOR]
-    images = {"monitor": file[MONITOR], "transmission": file[TRANSMISSION]}
-    return {
-        "time_ns": detector["time_ns"],
-        "exposure_s": detector["count_time"],
-        **(images if start.kind == "image" else {}),
-        "frame": detector["frame"],
-    }
+    """As `scalars_of`, and the frame number at the end, because it is written last."""
+    return {**scalars_of(file, start), "frame": dataset_of(file, f"{DETECTOR}/frame")}
 
 
-def _copy(
-    source: Path, target: Path, start: StreamStart
-) -> tuple[h5py.File, int, int]:
+def _copy(source: Path, target: Path, start: StreamStart) -> tuple[h5py.File, int, int]:
     """A new file with all frames of an unfinished one, chunk by chunk as they are."""
     with SpoolReader(source) as reader:
         if reader.end is not None:
             raise SpoolError(
-                f"{source} is a complete recording of run {reader.start.run}: "
-                "choose another file"
+                f"{source} is a complete recording of run {reader.start.run}: choose another file"
             )
         if _start_json(reader.start) != _start_json(start):
             raise SpoolError(
@@ -209,7 +198,7 @@ def _copy(
                 "choose another file"
             )
         file = _create(target, start)
-        data = [file[DETECTOR]["data"], *([file[ERRORS]] if start.kind == "curve" else [])]
+        data = data_of(file, start)
         scalars = _scalars(file, start)
         rows, last = 0, -1
         for number in reader.frames:

@@ -15,7 +15,6 @@ from pipeline.bus.facts import FrameFacts, arrays_per_frame, build_frame
 from pipeline.messages import Frame, StreamEnd, StreamStart, frozen_array
 
 DETECTOR = "entry/instrument/detector"
-ERRORS = f"{DETECTOR}/errors"
 MONITOR = "entry/instrument/monitor/data"
 TRANSMISSION = "entry/sample/transmission"
 STREAM = "entry/stream"
@@ -57,17 +56,14 @@ class SpoolReader:
             raise SpoolError(f"{self.path}: expected a recording, {error}") from error
 
     def _bind(self) -> None:
-        file, detector = self._file, self._file[DETECTOR]
-        names = ("data", "errors")[: arrays_per_frame(self.start)]
-        self._data = [detector[name] for name in names]
+        file = self._file
+        self._data = data_of(file, self.start)
         for dataset in self._data:
             if dataset.shape[1:] != self.start.shape or dataset.chunks != (1, *self.start.shape):
                 raise ValueError(f"frames of shape {self.start.shape}, got {dataset.shape[1:]}")
-        self._scalars = {"time_ns": detector["time_ns"], "exposure_s": detector["count_time"]}
-        if self.start.kind == "image":
-            self._scalars |= {"monitor": file[MONITOR], "transmission": file[TRANSMISSION]}
-        self._numbers = detector["frame"]
-        self._end = file[f"{STREAM}/frames"], file[f"{STREAM}/reason"]
+        self._scalars = scalars_of(file, self.start)
+        self._numbers = dataset_of(file, f"{DETECTOR}/frame")
+        self._end = dataset_of(file, f"{STREAM}/frames"), dataset_of(file, f"{STREAM}/reason")
         self._frames = frozen_array(np.empty(0, np.int64))
         self.end: StreamEnd | None = None
 
@@ -169,13 +165,37 @@ class SpoolReader:
         self.close()
 
 
+def dataset_of(file: h5py.File, path: str) -> h5py.Dataset:
+    """A dataset by its path; `ValueError` if there is none."""
+    found = file.get(path)
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"dataset /{path}, got {'nothing' if found is None else 'a group'}")
+    return found
+
+
+def data_of(file: h5py.File, start: StreamStart) -> list[h5py.Dataset]:
+    """Datasets of a stream's arrays, the main one first."""
+    names = ("data", "errors")[: arrays_per_frame(start)]
+    return [dataset_of(file, f"{DETECTOR}/{name}") for name in names]
+
+
+def scalars_of(file: h5py.File, start: StreamStart) -> dict[str, h5py.Dataset]:
+    """Datasets of a stream's scalars by the names of `FrameFacts`, but for the frame number."""
+    paths = {"time_ns": f"{DETECTOR}/time_ns", "exposure_s": f"{DETECTOR}/count_time"}
+    if start.kind == "image":
+        paths |= {"monitor": MONITOR, "transmission": TRANSMISSION}
+    return {name: dataset_of(file, path) for name, path in paths.items()}
+
+
 def _read_start(file: h5py.File) -> StreamStart:
-    stream = file[STREAM]
-    layout = stream.attrs.get("layout")
+    text = dataset_of(file, f"{STREAM}/start")
+    layout = file[STREAM].attrs.get("layout")
     if layout != LAYOUT_VERSION:
         raise ValueError(f"layout {LAYOUT_VERSION}, got {layout}")
-    fields: dict[str, Any] = json.loads(stream["start"][()])
-    arrays = {name: frozen_array(file[DETECTOR][name][()]) for name in fields["arrays"]}
+    fields: dict[str, Any] = json.loads(text[()])
+    arrays = {
+        name: frozen_array(dataset_of(file, f"{DETECTOR}/{name}")[()]) for name in fields["arrays"]
+    }
     return StreamStart(
         fields["stream"],
         fields["run"],

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import cbor2
 import numpy as np
 
 from pipeline.bus import bslz4, cbor
@@ -129,7 +130,7 @@ def encode_image(facts: FrameFacts, payload: bytes, start: StreamStart, series: 
         "series_unique_id": series.unique_id,
         "image_id": facts.frame,
         "real_time": [real, clock_hz],
-        "series_date": series.date,
+        "series_date": _date_item(series.date),
         "start_time": [max(stop - real, 0), clock_hz],
         "stop_time": [stop, clock_hz],
         "data": {series.channel: cbor.item(shape, dtype, payload, compressed=True)},
@@ -149,6 +150,12 @@ def encode_end(end: StreamEnd, series: Series) -> bytes:
             "user_data": {"frames": end.frames, "reason": end.reason},
         }
     )
+
+
+def _date_item(date: datetime) -> cbor2.CBORTag:
+    """A date as an EIGER2 writes it, in milliseconds, or finer if it is finer."""
+    digits = "microseconds" if date.microsecond % 1000 else "milliseconds"
+    return cbor2.CBORTag(0, date.isoformat(timespec=digits))
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int]:

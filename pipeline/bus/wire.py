@@ -52,9 +52,7 @@ def encode_frame(
     """Message of a frame. ``payloads`` saves compressing again: see `payloads_of`."""
     if start.kind == "image":
         payload = payloads[0] if payloads else bslz4.compress(arrays_of(frame)[0])
-        return [
-            stream2.encode_image(facts_of(frame), payload, start, stream2.series_of(start))
-        ]
+        return [stream2.encode_image(facts_of(frame), payload, start, stream2.series_of(start))]
     return _encode_arrays(facts_of(frame), arrays_of(frame), start)
 
 
