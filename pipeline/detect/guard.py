@@ -26,7 +26,8 @@ NEEDED_FRAMES = 5
 # flux that its monitor does not follow is a matter of 1 %.
 TOLERANCE = 0.05
 TOLERANCE_SCATTER = 6.0
-# Reduced chi-square this many times its own median is no fit of the same sample.
+# Reduced chi-square this many times the median of the last frames: the fit has lost the sample.
+# Where a model is not exact chi-square grows with the signal, by less than a factor of 2 a frame.
 CHI2_FACTOR = 4.0
 # The frames around a jump are half one thing and half the other.
 HOLD_FRAMES = 3
@@ -48,7 +49,7 @@ class Guard:
     def __init__(self) -> None:
         self._line: deque[tuple[float, float]] = deque(maxlen=LINE_FRAMES)
         self._scatter: deque[float] = deque(maxlen=2 * LINE_FRAMES)
-        self._chi2: deque[float] = deque(maxlen=4 * LINE_FRAMES)
+        self._chi2: deque[float] = deque(maxlen=NEEDED_FRAMES)
         self._held: list[tuple[float, float]] = []
         self._holding = 0
         self.jump = math.nan
@@ -115,14 +116,18 @@ class Guard:
 
 
 class Artefacts:
-    """Raises one alert for each episode of held frames whose cause is not the sample."""
+    """Raises one alert for each jump of the total intensity that no synthesis makes.
+
+    A fit that suddenly fails is held back from the phases, but it is no artefact: particles that
+    order are not described by free spheres any more.
+    """
 
     name: ClassVar[str] = "artefacts"
     node: ClassVar[str] = "saxs/populations"
 
     # A rise may be the sample (nucleation scatters more from one frame to the next); it counts
     # as artefact only if crystals of the same size were there before and after.
-    DROP, RISE = 0.8, 1.25
+    DROP, RISE = 0.7, 1.4
     SAME_SIZE = 0.03
 
     def __init__(self) -> None:
@@ -149,15 +154,10 @@ class Artefacts:
 
     def _cause(self, diameter_nm: float) -> str:
         guard = self._guard
-        same = (
-            abs(math.log(diameter_nm / self._last_diameter_nm)) < self.SAME_SIZE
-            if (diameter_nm > 0 and self._last_diameter_nm > 0)
-            else False
-        )
+        both = diameter_nm > 0 and self._last_diameter_nm > 0
+        same = both and abs(math.log(diameter_nm / self._last_diameter_nm)) < self.SAME_SIZE
         if guard.jump < self.DROP or (guard.jump > self.RISE and same):
             return f"total intensity {guard.jump:.2g} times what the frames before lead to"
-        if guard.chi2_factor > CHI2_FACTOR and self._last_diameter_nm > 0:
-            return f"reduced chi-square {guard.chi2_factor:.2g} times the usual"
         return ""
 
     def _alert(self, frame: int, time_s: float, cause: str) -> Alert:

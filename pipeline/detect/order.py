@@ -29,6 +29,9 @@ SLACK = 1.05
 """Allows for errors that are 2.5 % too small."""
 CLIP = 4.5
 """A single frame can never alarm: 24 h of frames at 2 Hz are 12 nats, one frame gives 6.9."""
+REFERENCE_FRAMES = 40
+"""Stacks alone draw lattice_z below zero, the further the better they are ordered: what counts is
+the rise above its own mean over so many frames, as far as that is negative."""
 FEWEST_FRAMES = 1e3
 """Least threshold: recordings with frames every minute would otherwise alarm at two sigma."""
 
@@ -86,6 +89,7 @@ class Superlattice:
         self._periods: deque[float] = deque(maxlen=64)
         self._typical: deque[float] = deque(maxlen=64)
         self._last_s = math.nan
+        self._reference, self._spread = 0.0, 1.0
         self._ordered = self._in_three = self._lost = False
 
     def update(self, row: Row, /) -> Iterable[Alert]:
@@ -105,7 +109,7 @@ class Superlattice:
             yield from self._end(row, frame, time_s, order_z)
         # Order beyond the comb needs the comb: before, its statistic only gathers false evidence.
         if self._ordered and not self._in_three and math.isfinite(lattice_z):
-            self._lattice.update(frame, time_s, lattice_z)
+            self._lattice.update(frame, time_s, self._above_reference(lattice_z))
             if self._passed(self._lattice):
                 self._in_three = True
                 yield self._alert("superlattice_3d", row, self._lattice)
@@ -118,6 +122,15 @@ class Superlattice:
         if self._passed(self._absence):
             self._lost = True
             yield self._alert("order_lost", row, self._absence)
+
+    def _above_reference(self, lattice_z: float) -> float:
+        """Rise of lattice_z in standard deviations, against what it was before."""
+        rise = (lattice_z - min(self._reference, 0.0)) / math.sqrt(max(self._spread, 1.0))
+        # What rises is not the reference any more: it would follow the onset away.
+        step = min(max(lattice_z - self._reference, -3.0), 2.0)
+        self._reference += step / REFERENCE_FRAMES
+        self._spread += (step**2 - self._spread) / REFERENCE_FRAMES
+        return rise
 
     def _passed(self, watch: ShiftWatch) -> bool:
         period = median(self._periods) if self._periods else math.inf
