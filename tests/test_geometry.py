@@ -123,7 +123,7 @@ def test_refuses_with_one_line(old, new, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(GeometryError, match="nowhere.poni: expected a PONI or NeXus file"):
+    with pytest.raises(GeometryError, match=r"nowhere\.poni: expected a PONI or NeXus file"):
         read_geometry(tmp_path / "nowhere.poni")
 
 
