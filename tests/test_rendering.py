@@ -9,6 +9,7 @@ from scipy import stats
 
 from detectors.sample import Synthesis
 from detectors.simulation import AreaRenderer, SpectrometerRenderer, disturbance
+from detectors.simulation.geometry import polarisation
 from detectors.simulation.noise import counting_noise
 from pipeline.config.acquisition import Artefact, SimulatedSaxs, SimulatedSpectrometer
 
@@ -41,14 +42,13 @@ def test_geometry_is_pyfais(renderer, integrator):
     two_theta, azimuth, solid_angle = renderer.geometry.pixels()
     shape = SMALL.shape
     q = renderer.geometry.q_per_nm(two_theta)
-    assert q == pytest.approx(integrator.array_from_unit(shape, "center", "q_nm^-1"), rel=1e-9)
-    theirs = integrator.solidAngleArray(shape, absolute=False)
+    theirs = integrator.array_from_unit(shape, "center", "q_nm^-1")
+    np.testing.assert_allclose(q, theirs, rtol=1e-9)
     # pyFAI keeps these two as float32.
-    assert solid_angle == pytest.approx(theirs, rel=1e-6)
-    from detectors.simulation.geometry import polarisation
-
+    theirs = integrator.solidAngleArray(shape, absolute=False)
+    np.testing.assert_allclose(solid_angle, theirs, rtol=1e-6)
     theirs = integrator.polarization(shape, factor=0.99)
-    assert polarisation(two_theta, azimuth, 0.99) == pytest.approx(theirs, rel=1e-6)
+    np.testing.assert_allclose(polarisation(two_theta, azimuth, 0.99), theirs, rtol=1e-6)
 
 
 def test_absolute_scale_is_flux_times_solid_angle(renderer):
@@ -123,7 +123,8 @@ def test_a_frame_depends_on_its_number_and_the_seed_alone(renderer, synthesis):
     assert not np.array_equal(first.image, other.render(3, 5.0, EXPOSURE_S).image)
 
 
-def test_the_monitor_fluctuates_as_set(renderer):
+def test_the_monitor_fluctuates_as_set(synthesis):
+    renderer = AreaRenderer(SimulatedSaxs(shape=(64, 64), pixel_size_um=900.0), synthesis)
     monitors = np.array([renderer.render(i, 0.01, 0.01).monitor for i in range(200)])
     # Standard error of a standard deviation from 200 values: 5 %.
     assert monitors.std() == pytest.approx(SMALL.monitor_noise, rel=0.2)
@@ -273,7 +274,7 @@ def test_bubble_scatters_less_transmits_more_and_absorbs_less(synthesis, rendere
     area, lamp = _with(synthesis, "bubble", size=0.5)
     exposure = area.render(0, 11.0, EXPOSURE_S)
     assert exposure.transmission == pytest.approx(math.sqrt(SMALL.transmission))
-    _, _, q = *SMALL.shape, renderer.geometry.q_per_nm(renderer.geometry.pixels()[0])
+    q = renderer.geometry.q_per_nm(renderer.geometry.pixels()[0])
     ring = (renderer.pixel_mask == 0) & (q > 0.6) & (q < 1.0)
     ratio = exposure.image[ring].sum() / renderer.render(0, 11.0, EXPOSURE_S).image[ring].sum()
     # Half the sample, 1 / sqrt(0.8) as much transmission, all of the capillary (a few per cent).
@@ -296,14 +297,8 @@ def test_gain_step_multiplies_counts_of_the_detector_concerned(synthesis, render
 
 def test_dropped_frames_are_not_there(synthesis):
     area, lamp = _with(synthesis, "dropped_frames")
-    assert [
-        area.render(i, t, EXPOSURE_S) is None for i, t in enumerate((9.9, 10.0, 11.9, 12.0))
-    ] == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    lost = [area.render(0, t, EXPOSURE_S) is None for t in (9.9, 10.0, 11.9, 12.0)]
+    assert lost == [False, True, True, False]
     assert lamp.render(0, 11.0, 0.15) is None
 
 

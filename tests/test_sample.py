@@ -13,7 +13,7 @@ from scipy.optimize import brentq, curve_fit
 from scipy.signal import find_peaks
 
 from detectors.sample import RECIPES, Synthesis
-from detectors.sample.assembly import reflections
+from detectors.sample.assembly import lattice, order, reflections
 
 HEXANE_PER_CM = 0.029
 FORMULA_NM3 = 0.19916
@@ -275,8 +275,6 @@ def test_domains_are_300_nm_by_the_width_of_a_peak(hot):
 
 def test_a_lattice_moves_scattering_and_makes_none(hot):
     """Far out, where reflections are dense, the interference averages to 1."""
-    from detectors.sample.assembly import lattice, order
-
     assembly = RECIPES["assembly_100c"].assembly
     for centring in ("P", "F"):
         chosen = dataclasses.replace(assembly, centring=centring)

@@ -12,7 +12,8 @@ With P precursor, A agglomerates (both mM of Cs), w_i (uM) particles of diameter
 - growth dd/dt = B / d^p (u - 1/d), where u follows from the monomer supply R, since whatever is
   supplied is built in: u = [R / (kappa B) + sum w d^(1-p)] / sum w d^(2-p).
 
-So Cs is conserved by construction; what is left is the integrator's error: 1e-5 to 600 s, below 1e-3 to the end.
+So Cs is conserved by construction; what is left is the integrator's error: 3e-5 to 600 s, below
+1e-3 to the end.
 """
 
 from __future__ import annotations

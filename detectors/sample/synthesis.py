@@ -217,8 +217,10 @@ class Synthesis:
     def _onsets(self) -> dict[str, float]:
         """Names of the phases with their beginnings, from the solved run itself."""
         growth, trajectory = self.recipe.growth, self._trajectory
-        if isinstance(growth, MagicSteps) or trajectory is None:
-            return {"burst": 0.0, "magic": 3.0 * self.recipe.growth.burst_life_s}  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(growth, MagicSteps):
+            # Nucleation is over by 95 %.
+            return {"burst": 0.0, "magic": 3.0 * growth.burst_life_s}
+        assert trajectory is not None
         if self.recipe.assembly is not None:
             ordered = self.recipe.assembly
             return {

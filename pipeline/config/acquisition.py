@@ -109,11 +109,11 @@ class OphydDevices(Section):
     type: Literal["ophyd"] = "ophyd"
     saxs: str | None = None
     """``package.module:Class`` of a flyer that publishes images."""
-    saxs_options: dict[str, str | int | float | bool] = {}
+    saxs_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Keyword arguments of its constructor."""
     absorbance: str | None = None
     """``package.module:Class`` of a flyer that publishes spectra."""
-    absorbance_options: dict[str, str | int | float | bool] = {}
+    absorbance_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Keyword arguments of its constructor."""
 
 
