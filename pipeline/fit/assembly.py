@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -379,7 +379,7 @@ def warm_up() -> None:
     curve = Curve(
         frame=0, time_s=0.0, q_per_nm=q, intensity=model * (1 + peak), sigma=sigma, absolute=False
     )
-    row = dict.fromkeys(Populations.__dataclass_fields__, math.nan)
+    row = dict.fromkeys((each.name for each in fields(Populations)), math.nan)
     row.update(nc_diameter_nm=11.6, nc_sigma_nm=1.0, nc_volume_fraction=1e-7 * mean_volume(11.6, 1))
     fitted = FittedCurve(
         frame=0,
