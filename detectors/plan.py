@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bluesky import plan_stubs as bps
-from bluesky.utils import FailedStatus, MsgGenerator
+from bluesky.utils import FailedStatus, MsgGenerator, RunEngineControlException
 
 from detectors.devices.clock import RunClock
 from detectors.devices.flyer import Flight, FrameFlyer
@@ -59,8 +59,8 @@ def live_run(
         clock.stop(f"failed: {cause_of(error)}")
         for flyer in flyers:
             flyer.wait_landed(STOP_TIMEOUT_S)
-        # An abort by the RunEngine itself (GeneratorExit, RequestAbort) closes the run there.
-        if isinstance(error, Exception):
+        # What the RunEngine itself throws in (an abort, a halt) closes the run there.
+        if isinstance(error, Exception) and not isinstance(error, RunEngineControlException):
             yield from bps.close_run(exit_status="fail", reason=str(cause_of(error)))
         raise
     yield from bps.close_run(exit_status="success", reason=clock.reason)

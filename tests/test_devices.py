@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zmq
 from bluesky import RunEngine
-from bluesky.utils import FailedStatus
+from bluesky.utils import FailedStatus, RunEngineInterrupted
 from event_model import DocumentNames, schema_validators
 
 from detectors.devices.build import DeviceError, make_devices
@@ -115,6 +115,9 @@ class Beamline:
         return [document for each, document in self.documents if each == name]
 
     def recorded(self, stream: str) -> tuple[StreamStart, list[Any], StreamEnd | None]:
+        # HDF5 mixes up what two SWMR readers of one process see: repair's is closed first.
+        for flyer in self.flyers:
+            flyer.close()
         with SpoolReader(self.folder / f"{stream}.h5") as reader:
             return reader.start, [reader.read(int(n)) for n in reader.frames], reader.end
 
@@ -341,7 +344,7 @@ def test_an_abort_by_the_run_engine_closes_the_streams(beamline: Any) -> None:
     line = beamline(area(20.0))
     timer = threading.Timer(0.5, line.engine.abort)
     timer.start()
-    with pytest.raises(Exception, match="abort"):
+    with pytest.raises(RunEngineInterrupted):
         line.run(30.0)
     assert line.named("stop")[0]["exit_status"] == "abort"
     _, _, end = line.recorded("saxs")
@@ -428,13 +431,19 @@ def dectris_messages(frames: int, lost: frozenset[int] = frozenset()) -> list[by
 def test_a_dectris_detector_plugs_in(beamline: Any) -> None:
     pusher = zmq.Context.instance().socket(zmq.PUSH)
     port = pusher.bind_to_random_port("tcp://127.0.0.1")
-    for message in dectris_messages(9, lost=frozenset({5})):
-        pusher.send(message)
+
+    def detector() -> None:
+        for message in dectris_messages(9, lost=frozenset({5})):
+            pusher.send(message)
+
+    sender = threading.Thread(target=detector)
+    sender.start()
     flyer = DectrisStream(
         endpoint=f"tcp://127.0.0.1:{port}", thickness_cm=0.15, transmission=0.7, start_s=2.0
     )
     line = beamline(flyer)
     line.run(20.0)
+    sender.join()
     pusher.close(0)
 
     start, images, end = line.recorded("saxs")

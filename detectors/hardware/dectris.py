@@ -108,7 +108,7 @@ class DectrisStream(FrameFlyer):
         metadata = {**announced.metadata, **self._constants}
         if self._poni:
             metadata["poni"] = self._poni
-        return replace(announced, run=flight.run, metadata=metadata)
+        return replace(announced, stream=self.stream, run=flight.run, metadata=metadata)
 
     def frames(self, flight: Flight) -> Iterator[ImageFrame]:
         """Images until the detector's end message."""
@@ -133,6 +133,7 @@ class DectrisStream(FrameFlyer):
                 continue
             yield replace(
                 image,
+                stream=self.stream,
                 time_ns=image.time_ns + self._start_ns,
                 transmission=self._transmission,
             )
