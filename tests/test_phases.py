@@ -165,13 +165,17 @@ def test_a_sample_that_stands_still_raises_nothing(recipe, at_s):
 
 
 def test_rows_from_the_published_table():
-    """20 noise realisations; each onset in its interval at least 14 times (of 18 expected)."""
+    """20 noise realisations; each onset in its interval at least 14 times (of 18 expected).
+
+    Give or take half a frame: no frame tells where between two the maximum is.
+    """
     held = np.zeros(3)
     for seed in range(20):
         alerts = alerts_of(rows_of(CS_DOPA, 60, seed))
         assert [a.kind for a in alerts] == ["phase_1_to_2", "phase_2_to_3", "phase_3_to_4"]
         held += [
-            a.onset_lo_s <= t <= a.onset_hi_s for a, t in zip(alerts, (0.5, 3, 30), strict=True)
+            a.onset_lo_s - 0.25 <= truth_s <= a.onset_hi_s + 0.25
+            for a, truth_s in zip(alerts, (0.5, 3.0, 30.0), strict=True)
         ]
     assert np.all(held >= 14), held
 
@@ -250,7 +254,7 @@ def test_fed_again_the_same_alerts():
 
 
 def test_posterior_of_a_change_covers_it():
-    """A line that bends at 20 s, 200 times: the 90 % interval holds the bend at least 85 %.
+    """A line that bends about 20 s, 100 times: the 90 % interval holds the bend at least 85 %.
 
     It holds it more often than 90 %: likelihoods are tempered.
     """
@@ -258,7 +262,7 @@ def test_posterior_of_a_change_covers_it():
     after = Regime((0.0,), (0.005,), 5.0)
     rng = np.random.default_rng(0)
     held = 0
-    for _ in range(200):
+    for _ in range(100):
         switch = Switch(before, after, 20.0)
         bend = rng.uniform(15, 25)
         for time in np.arange(0.0, 40.0, 0.5):
@@ -267,7 +271,7 @@ def test_posterior_of_a_change_covers_it():
         onset = switch.onset(0.9)
         assert onset.probability > 0.95
         held += onset.lo_s <= bend <= onset.hi_s
-    assert held >= 170
+    assert held >= 85
 
 
 def test_guard_lets_growth_pass_and_holds_a_jump():

@@ -15,6 +15,10 @@ class Detection(Section):
     only (growth)."""
     superlattice: bool = True
     """Whether order is watched for, in one and in three dimensions."""
+    smallest_peak: float = Field(default=0.0, ge=0)
+    """Structure whose first peak is lower than this, relative to the particles' own scattering, is
+    no order. Real particles are no perfect spheres: 0.2 is a safe value for recorded curves, 0
+    trusts the model and sees order earliest."""
     false_alarm_hours: float = Field(default=24.0, gt=0)
     """Mean time between false alarms that is accepted, on stationary data."""
     interval_coverage: float = Field(default=0.9, gt=0.5, lt=1)

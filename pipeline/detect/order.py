@@ -29,6 +29,10 @@ SLACK = 1.05
 """Allows for errors that are 2.5 % too small."""
 CLIP = 4.5
 """A single frame can never alarm: 24 h of frames at 2 Hz are 12 nats, one frame gives 6.9."""
+REMEMBERED = 512
+"""Frames back to which an onset may be dated."""
+CLEAR_Z, CLEAR_FRAMES = 4.0, 8
+"""The end of order is told only of order that was clear, in the median, for so many frames."""
 REFERENCE_FRAMES = 40
 """Stacks alone draw lattice_z below zero, the further the better they are ordered: what counts is
 the rise above its own mean over so many frames, as far as that is negative."""
@@ -42,8 +46,10 @@ class ShiftWatch:
     def __init__(self, coverage: float) -> None:
         self._coverage = coverage
         self._statistic = np.zeros(SIZES.size)
-        # Log likelihood ratio (sizes,) since each frame, with the frame, its time and that before.
-        self._since: deque[tuple[int, float, float, np.ndarray]] = deque(maxlen=512)
+        # Log likelihood ratio since each of the last frames, newest last, with the frames' numbers
+        # and the times between which a change would have come.
+        self._ratio = np.zeros((REMEMBERED, SIZES.size))
+        self._since: deque[tuple[int, float, float]] = deque(maxlen=REMEMBERED)
         self._previous_s = math.nan
 
     @property
@@ -57,21 +63,22 @@ class ShiftWatch:
         self._statistic = (1 + self._statistic) * np.exp(np.minimum(gain, 50.0))
         # Beyond e^200 nothing changes any more, and doubles end at e^709.
         self._statistic = np.minimum(self._statistic, math.exp(200.0))
-        for _, _, _, ratio in self._since:
-            ratio += gain
+        self._ratio[:-1] = self._ratio[1:]
+        self._ratio[-1] = 0.0
+        self._ratio += gain
         before = time_s if math.isnan(self._previous_s) else self._previous_s
-        self._since.append((frame, time_s, before, gain.copy()))
+        self._since.append((frame, before, time_s))
         self._previous_s = time_s
 
     def onset(self) -> tuple[int, float, float, float]:
         """First frame, median and interval of the posterior over the moments of change."""
-        log = np.array([np.logaddexp.reduce(ratio) for *_, ratio in self._since])
+        log = np.logaddexp.reduce(self._ratio[-len(self._since) :], axis=1)
         weight = np.exp(log - log.max())
         cumulative = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))
-        edges = [self._since[0][2], *(time for _, time, _, _ in self._since)]
+        edges = [self._since[0][1], *(time for _, _, time in self._since)]
         tail = 0.5 * (1 - self._coverage)
         lo, middle, hi = np.interp([tail, 0.5, 1 - tail], cumulative, edges)
-        first = next(frame for frame, time, _, _ in self._since if time >= lo)
+        first = next(frame for frame, _, time in self._since if time >= lo)
         return first, float(middle), float(lo), float(hi)
 
 
@@ -82,6 +89,7 @@ class Superlattice:
     node: ClassVar[str] = "assembly/peaks"
 
     def __init__(self, settings: Detection) -> None:
+        self._smallest_peak = settings.smallest_peak
         self._false_alarm_s = settings.false_alarm_hours * 3600
         self._order = ShiftWatch(settings.interval_coverage)
         self._lattice = ShiftWatch(settings.interval_coverage)
@@ -100,6 +108,9 @@ class Superlattice:
         self._last_s = time_s
         if not math.isfinite(order_z):
             return
+        if self._smallest_peak > 0 and not number(row, "peak_1_height") >= self._smallest_peak:
+            # Misfit of the form factor: it may speak against order, not for it.
+            order_z, lattice_z = min(order_z, 0.0), min(lattice_z, 0.0)
         if not self._ordered:
             self._order.update(frame, time_s, order_z)
             if self._passed(self._order):
@@ -117,7 +128,9 @@ class Superlattice:
     def _end(self, row: Row, frame: int, time_s: float, order_z: float) -> Iterable[Alert]:
         """Order is lost when z is nearer to none than to half of what it was."""
         self._typical.append(order_z)
-        half = min(max(0.5 * median(self._typical), 2.0), 2 * CLIP)
+        if len(self._typical) < CLEAR_FRAMES or median(self._typical) < CLEAR_Z:
+            return
+        half = min(0.5 * median(self._typical), 2 * CLIP)
         self._absence.update(frame, time_s, half - order_z)
         if self._passed(self._absence):
             self._lost = True
