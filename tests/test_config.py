@@ -63,6 +63,17 @@ def test_numbers_without_a_dot_are_numbers():
     assert devices.saxs_options == {"flux": 5e11, "n": 3, "on": "x"}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5e11", 5e11), ("-.5", -0.5), ("007", 7), ("0x1f", 31), ("true", True), ("on", "on"),
+     ("1:30", "1:30"), ("2016-07-08", "2016-07-08"), ("'5'", "5"), (".inf", float("inf"))],
+)  # fmt: skip
+def test_plain_values_are_those_of_yaml_1_2(text, value):
+    config = parse_config(f"acquisition: {{devices: {{type: ophyd, saxs_options: {{x: {text}}}}}}}")
+    found = config.acquisition.devices.saxs_options["x"]
+    assert (found, type(found)) == (value, type(value))
+
+
 def test_tag_chooses_the_kind_of_devices():
     text = "acquisition: {devices: {type: ophyd, saxs: 'lab.eiger:Eiger'}}"
     assert parse_config(text).acquisition.devices.saxs == "lab.eiger:Eiger"
@@ -176,12 +187,14 @@ def test_binary_file_is_refused(tmp_path):
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["saxs", "reduce", "fit", "acquisition", "devices", "type", "name"])
-            | st.text(max_size=5),
-            inner,
-            max_size=4,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["saxs", "reduce", "fit", "acquisition", "devices", "type", "name"])
+                | st.text(max_size=5),
+                inner,
+                max_size=4,
+            )
         ),
         max_leaves=12,
     )
@@ -193,7 +206,9 @@ def test_any_yaml_is_a_config_or_a_config_error(value):
         assert all(p.startswith("x.yaml:") and "\n" not in p for p in error.problems)
 
 
-@pytest.mark.parametrize("text", ["a: 2001-99-99", "a: !!int x", "? [a]\n: b", "[" * 3000, "\x00"])
+@pytest.mark.parametrize(
+    "text", ["a: !!timestamp 2001-99-99", "a: !!int x", "? [a]\n: b", "[" * 3000, "\x00"]
+)
 def test_hostile_yaml_is_a_config_error(text):
     (problem,) = problems(text)
     assert problem.startswith("x.yaml:")

@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -48,10 +48,12 @@ class ConfigError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``5e11`` is a number and a key may stand only once.
+    """Safe YAML with the plain values of YAML 1.2, in which a key may stand only once.
 
-    YAML 1.1 asks for a dot and a signed exponent in a float, so PyYAML reads ``5e11`` as text.
+    By YAML 1.1, which PyYAML follows, ``5e11`` is text, ``on`` is a truth value and ``1:30`` is 90.
     """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}
@@ -68,11 +70,20 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+for _tag_name, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag_name}", re.compile(f"^(?:{_pattern})$"), _first
+    )
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -133,7 +144,7 @@ def parse_config(text: str, *, source: str = "config", folder: Path | None = Non
         what = error.problem or error.context or "not readable"
         duplicate = isinstance(error, yaml.constructor.ConstructorError) and "twice" in what
         raise ConfigError([f"{source}{line}: {'' if duplicate else 'not YAML: '}{what}"]) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-99-99
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as `!!int x`
         raise ConfigError([f"{source}: not YAML: {' '.join(str(error).split())}"]) from None
     except RecursionError:
         raise ConfigError([f"{source}: not a config: nested too deeply"]) from None
@@ -199,7 +210,7 @@ def _key_lines(root: yaml.Node) -> Iterator[tuple[Location, int]]:
     pending: list[tuple[Location, yaml.Node]] = [((), root)]
     seen: set[int] = set()
     while pending:
-        location, node = pending.pop()
+        location, node = pending.pop(0)
         if id(node) in seen:
             continue
         seen.add(id(node))

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(wiring.config_file)
         recording = open_recording(options.recording, config.replay)
         Player(recording, wiring, config, speed, stop).run()
-    except (ReplayError, ConfigError, SpoolError, LinkRefusedError, ValueError) as error:
+    except (ReplayError, ConfigError, SpoolError, LinkRefusedError) as error:
         log.error("%s", error)
         return 1
     except (OSError, zmq.ZMQError) as error:  # full disk, address in use

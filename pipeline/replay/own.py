@@ -15,6 +15,8 @@ from pipeline.replay.recording import Recording, ReplayError, StreamSource
 #: What is known of a whole run: ``{"start": {...}, "stop": {...}, "config": "text"}``.
 RUN_FILE = "run.json"
 
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
 
 def open_own(path: Path) -> Recording:
     """Open a recording that an acquisition (or a replay) left.
@@ -56,6 +58,7 @@ def is_own(path: Path) -> bool:
     """Whether a folder or an HDF5 file looks like one of ours."""
     if path.is_dir():
         return (path / RUN_FILE).is_file()
+    _require_whole(path)
     try:
         SpoolReader(path).close()
     except SpoolError:
@@ -78,7 +81,24 @@ def _run_document(folder: Path, wanted: bool) -> tuple[dict[str, Any], list[Path
     return document, [path]
 
 
+def _require_whole(path: Path) -> None:
+    """Refuse a file that is shorter than its own header says.
+
+    The reader opens for SWMR, since it must also read growing files, and HDF5 then reads a cut off
+    file for ever. The end of a file stands at byte 28 of superblocks of version 2 and 3.
+    """
+    with path.open("rb") as file:
+        header = file.read(36)
+    if header[:8] == _HDF5_SIGNATURE and len(header) == 36 and header[8] in (2, 3):
+        expected, got = int.from_bytes(header[28:36], "little"), path.stat().st_size
+        if got < expected:
+            raise ReplayError(
+                f"{path}: is cut off: expected {expected} B, got {got} B: copy it again"
+            )
+
+
 def _stream(path: Path) -> StreamSource:
+    _require_whole(path)
     try:
         with SpoolReader(path) as spool:
             start, end, last = spool.start, spool.end, spool.last_frame

@@ -259,7 +259,7 @@ def parse_speed(text: str) -> float:
 
     Raises
     ------
-    ValueError
+    ReplayError
         If it is neither.
     """
     if text == "max":
@@ -269,7 +269,7 @@ def parse_speed(text: str) -> float:
     except ValueError:
         speed = math.nan
     if not 0 < speed < math.inf:
-        raise ValueError(f"speed: expected max or a number above 0, got {text!r}")
+        raise ReplayError(f"speed: expected max or a number above 0, got {text!r}")
     return speed
 
 
