@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ MONITOR = "entry/instrument/monitor/data"
 TRANSMISSION = "entry/sample/transmission"
 STREAM = "entry/stream"
 LAYOUT_VERSION = 1
+
+# Signature, version, file consistency flags, address of the end: of the HDF5 format, section II.A.
+_SUPERBLOCK = struct.Struct("<8sB2xB16xQ")
+_BEING_WRITTEN = 1
 
 
 class SpoolReader:
@@ -42,6 +48,7 @@ class SpoolReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        _check_length(self.path)
         try:
             # SWMR, always: it also opens what a killed writer left.
             self._file = h5py.File(self.path, "r", libver="latest", swmr=True)
@@ -185,6 +192,26 @@ def scalars_of(file: h5py.File, start: StreamStart) -> dict[str, h5py.Dataset]:
     if start.kind == "image":
         paths |= {"monitor": MONITOR, "transmission": TRANSMISSION}
     return {name: dataset_of(file, path) for name, path in paths.items()}
+
+
+def _check_length(path: Path) -> None:
+    """That a closed file is as long as its header says.
+
+    A file that was cut (a copy that was broken off) would be taken for one that is still being
+    written: HDF5 would wait for the rest for hours.
+    """
+    try:
+        with path.open("rb") as file:
+            header, length = file.read(_SUPERBLOCK.size), file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise SpoolError(f"{path}: expected a recording, {error.strerror}") from error
+    if len(header) < _SUPERBLOCK.size:
+        raise SpoolError(f"{path}: expected a recording, got {length} B")
+    signature, version, flags, end = _SUPERBLOCK.unpack(header)
+    if signature != b"\x89HDF\r\n\x1a\n" or version != 3:
+        raise SpoolError(f"{path}: expected a recording, got no HDF5 file of version 3")
+    if not flags & _BEING_WRITTEN and length < end:
+        raise SpoolError(f"{path}: was cut, expected {end} B, got {length} B: copy it again")
 
 
 def _read_start(file: h5py.File) -> StreamStart:
