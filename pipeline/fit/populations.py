@@ -30,8 +30,8 @@ PER_CM_IN_PER_NM = 1e7
 """1/nm is this many 1/cm."""
 DIAMETER_STEP = 1.06
 """Ratio of neighbouring start diameters. Minima of chi-square are no closer than the period of
-the oscillations that the data resolve, some 10 % of D; at 1.06 none of 2000 simulated frames
-ended in another minimum than with 1.02."""
+the oscillations that the data resolve, some 10 % of D. Of 300 simulated frames none ended more
+than 1e-5 in chi-square above a table of 1.02, 14 widths and 12 refined starts."""
 RELATIVE_SIGMA_STARTS = 6
 STARTS_REFINED = 4
 SEARCH_PENALTY = 14.0
@@ -40,7 +40,8 @@ also what agglomerates are favoured by where either population would do alone: c
 more parameters exceeds 14 in 0.09 % of frames (with 8, one in 60 took agglomerates for crystals).
 """
 REWEIGHTED = 2
-"""Passes in which sigma is taken from the model; the third moves nothing by 0.01 sigma."""
+"""Passes in which sigma is taken from the model; at 2000 to 20000 counts a bin the second moves D
+by 0.0006 standard errors at most, a third by 0.0005."""
 CONDITION_LIMIT = 1e13
 """Of the unit-diagonal information matrix; beyond, double precision has no digit left."""
 MIN_POINTS = 12

@@ -22,9 +22,9 @@ diameter   nm     > 0                     mean of the number-weighted distributi
 sigma      nm     0 to 0.5 diameter       its standard deviation
 ========== ====== ======================= =========================================
 
-Range of validity: the Gaussian reaches below D = 0, where F^2 is even; for s/D up to 0.25 that
-tail is below 4e-5 in number and nothing in intensity, at 0.5 it is 2.3 % in number and 1e-4 in
-intensity. Source of the amplitude: Rayleigh 1911; of the test values: sasmodels 1.1 (``sphere``,
+Range of validity: the Gaussian reaches below D = 0, where F^2 is even. For s/D up to 0.25 that
+tail is 3e-5 of the number and 2e-10 of the forward intensity, at 0.5 it is 2.3 % and 3e-5.
+Source of the amplitude: Rayleigh 1911; of the test values: sasmodels 1.1 (``sphere``,
 401 points, 8 sigma).
 
 Reference values: <F^2> of D = 8 nm, s = 0.8 nm at q = 0.5, 1.5, 4.0 1/nm stand in the tests.

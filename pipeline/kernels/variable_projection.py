@@ -21,7 +21,8 @@ from pipeline.kernels.sphere import mean_square_amplitude
 SINGULAR = 1e-13
 """A pivot of the unit-diagonal Gram matrix below this is rounding: the columns are one."""
 MAX_STEPS = 60
-"""Of Levenberg-Marquardt; simulated and real frames needed 4 to 25."""
+"""Of Levenberg-Marquardt: a stop for one that wanders along a bound. It converges quadratically,
+so one that needs more comes from a start that loses anyway."""
 CONVERGED = 1e-8
 """Relative fall of chi-square that ends the refinement."""
 
