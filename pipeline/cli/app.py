@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +145,8 @@ def main(arguments: list[str] | None = None) -> Any:
     from pipeline.config.loader import ConfigError
     from pipeline.replay import ReplayError
 
+    # A polite end, as by Ctrl-C: processes are stopped in order and what is open is finished.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return app(arguments)
     except (ConfigError, ReplayError, SessionError, ProcessFailedError, UnreachableError) as error:

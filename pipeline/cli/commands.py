@@ -89,7 +89,8 @@ def replay(
     port: int,
 ) -> None:
     """Replay; progress on stderr, the key alone on the last line of stdout."""
-    from pipeline.replay import open_recording, parse_speed
+    from pipeline.replay import open_recording
+    from pipeline.replay.player import parse_speed
 
     parse_speed(speed)
     if config_file is None:

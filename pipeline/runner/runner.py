@@ -60,11 +60,13 @@ class Runner:
             log.info("%s: from frame %d", start.stream, first)
             with FrameConsumer(self._endpoints, self._bus, first_frame=first) as consumer:
                 end = self._pump(consumer, sender, stop)
-            if end is not None:
-                sender.end(end)
-                while not sender.flush(POLL_S) and not stop.is_set():
-                    pass
-                log.info("%s: all %d frames are stored", end.stream, end.frames)
+                if end is not None:
+                    sender.end(end)
+                    while not sender.flush(POLL_S):
+                        if stop.is_set():
+                            return 0
+                    consumer.done()
+                    log.info("%s: all %d frames are stored", end.stream, end.frames)
         return 0
 
     def _first_message(self, stop: threading.Event) -> StreamStart | None:
