@@ -63,6 +63,7 @@ class Run:
             "acquisition": {
                 "duration_s": duration_s,
                 "devices": {
+                    "type": "simulated",
                     "recipe": "cs_oleate",
                     "saxs": {"rate_hz": 10, "shape": [48, 40]},
                     "absorbance": {"rate_hz": 20, "pixels": 64},
