@@ -12,7 +12,7 @@ import zmq
 
 from pipeline.bus import packed, wire
 from pipeline.bus.errors import WireError
-from pipeline.bus.sockets import Sockets
+from pipeline.bus.sockets import SILENCE_S, Sockets
 from pipeline.config.plumbing import Bus
 from pipeline.config.wiring import FrameEndpoints
 from pipeline.messages import Frame, StreamEnd, StreamStart
@@ -71,7 +71,7 @@ class FrameConsumer:
     counters
         ``live`` and ``repaired`` frames delivered; ``lost``, ``bad``; ``repeated`` and ``skipped``
         live messages (not needed; too early to keep); ``rejected_live`` and ``rejected_repair``
-        messages that were not what the protocol says; ``asked_again``.
+        messages that were not what the protocol says; ``asked_again``; ``reconnected`` sockets.
     last_rejection
         Why the last message was rejected, one line.
     """
@@ -82,18 +82,15 @@ class FrameConsumer:
         if first_frame < 0:
             raise ValueError(f"expected first_frame of 0 or more, got {first_frame}")
         self._bus = bus = bus or Bus()
+        self._endpoints = endpoints
         self.counters: Counter[str] = Counter()
         self.last_rejection = ""
         self._sockets = Sockets(bus)
-        self._live = self._sockets.connect(zmq.SUB, endpoints.live, rcvhwm=bus.live_high_water_mark)
-        self._live.subscribe(b"")
-        # IMMEDIATE: do not pile up requests for a publisher that is not there.
-        self._repair = self._sockets.connect(
-            zmq.DEALER, endpoints.repair, immediate=1, sndhwm=1000, rcvhwm=bus.repair_credit + 8
-        )
         self._poller = zmq.Poller()
-        self._poller.register(self._live, zmq.POLLIN)
-        self._poller.register(self._repair, zmq.POLLIN)
+        self._live = self._connect_live()
+        self._repair = self._connect_repair()
+        self._live_heard = time.monotonic()
+        self._unanswered_since: float | None = None
 
         self._start: StreamStart | None = None
         self._start_delivered = False
@@ -160,6 +157,46 @@ class FrameConsumer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    # Connecting
+
+    def _connect_live(self) -> zmq.Socket[bytes]:
+        live = self._sockets.connect(
+            zmq.SUB, self._endpoints.live, rcvhwm=self._bus.live_high_water_mark
+        )
+        live.subscribe(b"")
+        self._poller.register(live, zmq.POLLIN)
+        return live
+
+    def _connect_repair(self) -> zmq.Socket[bytes]:
+        # IMMEDIATE: do not pile up requests for a publisher that is not there.
+        repair = self._sockets.connect(
+            zmq.DEALER,
+            self._endpoints.repair,
+            immediate=1,
+            sndhwm=1000,
+            rcvhwm=self._bus.repair_credit + 8,
+        )
+        self._poller.register(repair, zmq.POLLIN)
+        return repair
+
+    def _reconnect_the_silent(self, now: float) -> None:
+        since = self._unanswered_since
+        if since is not None and now - since > SILENCE_S:
+            self._disconnect(self._repair)
+            self._repair = self._connect_repair()
+            self._unanswered_since = None
+            self.counters["reconnected"] += 1
+        if now - self._live_heard > SILENCE_S:
+            if self._next <= self._newest:  # there are frames, but they do not come live
+                self._disconnect(self._live)
+                self._live = self._connect_live()
+                self.counters["reconnected"] += 1
+            self._live_heard = now
+
+    def _disconnect(self, socket: zmq.Socket[bytes]) -> None:
+        self._poller.unregister(socket)
+        self._sockets.drop(socket)
+
     # Delivering
 
     def _deliver(self) -> Received | None:
@@ -204,6 +241,7 @@ class FrameConsumer:
 
     def _ask_for_what_is_missing(self) -> None:
         now = time.monotonic()
+        self._reconnect_the_silent(now)
         for key, deadline in list(self._asked.items()):
             if now >= deadline:
                 del self._asked[key]
@@ -235,6 +273,8 @@ class FrameConsumer:
             self._asked[ask, frame] = now + (min(patience, 0.5) if ask == "start" else patience)
 
     def _send(self, request: dict[str, Any]) -> bool:
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
         try:
             self._repair.send(packed.pack(request), zmq.NOBLOCK)
         except zmq.Again:  # nobody there yet
@@ -266,7 +306,7 @@ class FrameConsumer:
             self.counters["skipped"] += 1
             return
         kind, number = wire.peek(parts, self._start)
-        self._heard = time.monotonic()
+        self._heard = self._live_heard = time.monotonic()
         if kind == "end":  # anybody can say so; the recording knows
             self._ask("end", -1, self._heard)
             return
@@ -291,11 +331,13 @@ class FrameConsumer:
             if ask == "start":
                 self._start = wire.decode_start(parts[1:])
                 self._asked.pop(("start", -1), None)
+                self._unanswered_since = None
                 self._newest = latest
             return
         if run != self._start.run:
             raise WireError(f"expected run {self._start.run!r}, got {run[:80]!r}")
         self._heard = time.monotonic()
+        self._unanswered_since = None
         # Only the recording knows how far it goes: a live number may have been nonsense.
         self._newest = latest
         if type(frames) is int and self._end is None:

@@ -64,7 +64,7 @@ class LinkReceiver:
     bus
         Keys.
     handler
-        What is done with them.
+        What is done with them. It may be called before the constructor returns.
 
     Attributes
     ----------
@@ -245,7 +245,7 @@ class LinkReceiver:
             if isinstance(error, WireError):
                 self._reject(error)
             self.counters["refused"] += 1
-            self._answer(session.peer, name, "refused", seq=seq, reason=str(error))
+            self._answer(session.peer, name, "refused", seq=seq, reason=str(error)[:1000])
 
     def _require_open(self, session: _Session, run: str, stream: str) -> None:
         if (run, stream) not in session.streams:

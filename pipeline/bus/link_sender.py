@@ -15,7 +15,7 @@ import zmq
 
 from pipeline.bus import codec, packed
 from pipeline.bus.errors import LinkRefusedError, WireError
-from pipeline.bus.sockets import MAX_REQUEST_BYTES, Sockets
+from pipeline.bus.sockets import MAX_REQUEST_BYTES, SILENCE_S, Sockets
 from pipeline.config.plumbing import Bus
 from pipeline.messages import FrameResults, Result, RunDocument, RunStart, StreamEnd
 
@@ -80,10 +80,7 @@ class LinkSender:
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self._sockets = Sockets(bus)
-        # IMMEDIATE: what has not gone out to a living receiver stays here, where it is counted.
-        self._socket = self._sockets.connect(
-            zmq.DEALER, endpoint, immediate=1, sndhwm=64, maxmsgsize=MAX_REQUEST_BYTES
-        )
+        self._socket = self._connect()
         self._wake_near, self._wake_far = self._sockets.pair("wake")
         self._thread = threading.Thread(target=self._run, name=f"link {endpoint}", daemon=True)
         self._thread.start()
@@ -209,6 +206,12 @@ class LinkSender:
 
     # The thread
 
+    def _connect(self) -> zmq.Socket[bytes]:
+        # IMMEDIATE: what has not gone out to a living receiver stays here, where it is counted.
+        return self._sockets.connect(
+            zmq.DEALER, self.endpoint, immediate=1, sndhwm=64, maxmsgsize=MAX_REQUEST_BYTES
+        )
+
     def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
@@ -216,7 +219,11 @@ class LinkSender:
         try:
             while not self._stop.is_set():
                 all_out = self._send_entries()
-                self._ping()
+                if self._ping():
+                    poller.unregister(self._socket)
+                    self._sockets.drop(self._socket)
+                    self._socket = self._connect()
+                    poller.register(self._socket, zmq.POLLIN)
                 for socket, _ in poller.poll(_POLL_MS if all_out else _RETRY_MS):
                     parts = socket.recv_multipart()
                     if socket is self._socket:
@@ -250,13 +257,20 @@ class LinkSender:
             return False
         return True
 
-    def _ping(self) -> None:
+    def _ping(self) -> bool:
+        """Ask for a sign of life if one is due; True if it is time to connect anew."""
         now = time.monotonic()
         with self._changed:
-            quiet = now - max(self._heard, self._pinged) >= _PING_S
-            if quiet and any(map(_is_under_way, self._entries)):
+            if not any(map(_is_under_way, self._entries)):
+                self._heard = now  # nothing to hear
+                return False
+            if now - max(self._heard, self._pinged) >= _PING_S:
                 self._pinged = now
                 self._send({"type": "ping", "seq": self._seq})
+            if now - self._heard < SILENCE_S:
+                return False
+            self._heard = now
+            return True
 
     def _receive(self, parts: list[bytes]) -> None:
         try:

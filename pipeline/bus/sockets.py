@@ -19,6 +19,9 @@ from pipeline.config.plumbing import Bus
 
 MAX_FRAME_MESSAGE_BYTES = MAX_ARRAY_BYTES + (1 << 20)
 """A frame and its header. libzmq drops the connection of a peer that announces more."""
+SILENCE_S = 5.0
+"""After this long without an answer, connect anew. libzmq comes back by itself after a lost
+connection, but never again to an address where once somebody broke its protocol."""
 MAX_REQUEST_BYTES = 1 << 12
 """A request for repair is some 30 B."""
 
@@ -73,6 +76,11 @@ class Sockets:
             socket.curve_serverkey = _load_public(self._keys / "server.key")
         socket.connect(endpoint)
         return socket
+
+    def drop(self, socket: zmq.Socket[bytes]) -> None:
+        """Close one socket, and what it has not sent."""
+        self._sockets.remove(socket)
+        socket.close(0)
 
     def pair(self, name: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         """Two ends of a wire between two threads of this process."""

@@ -19,6 +19,8 @@ from pipeline.messages.frames import Kind
 
 Parts = Sequence[bytes]
 _KINDS = get_args(Kind)
+_LINE_DTYPES = ("<u2", "<u4", "<f4", "<f8")
+"""Of spectra and curves: counts come as integers or, averaged, as floats."""
 
 
 def payloads_of(frame: Frame) -> tuple[bytes, ...]:
@@ -105,8 +107,8 @@ def decode_start(parts: Parts, *, stream: str = "saxs", dtype: str | None = None
     if len(shape) != 1 or type(shape[0]) is not int or shape[0] < 1:
         raise WireError(f"expected a shape of one dimension, got {str(shape)[:60]}")
     name = packed.field(message, "dtype", str)
-    if name not in ("<f4", "<f8"):
-        raise WireError(f"expected dtype <f4 or <f8, got {name[:40]!r}")
+    if name not in _LINE_DTYPES:
+        raise WireError(f"expected dtype {' or '.join(_LINE_DTYPES)}, got {name[:40]!r}")
     bslz4.array_bytes(tuple(shape), np.dtype(name))
     metadata = packed.field(message, "metadata", dict)
     return StreamStart(
