@@ -70,9 +70,11 @@ class Acquisition:
         Addresses and places.
     config
         The run's config, read from ``wiring.config_file``.
+    duration_s
+        Instead of the config's own.
     """
 
-    def __init__(self, wiring: Wiring, config: RunConfig) -> None:
+    def __init__(self, wiring: Wiring, config: RunConfig, duration_s: float | None = None) -> None:
         from detectors.devices.build import make_devices
         from detectors.devices.clock import RunClock
         from detectors.documents import DOCUMENTS_FILE, DocumentFile
@@ -89,6 +91,8 @@ class Acquisition:
         self.flyers: list[FrameFlyer] = make_devices(config.acquisition.devices)
         self._store = LinkSender(wiring.store, config.bus)
         self._stop: dict[str, Any] | None = None
+        self._duration_s = config.acquisition.duration_s if duration_s is None else duration_s
+        self._patience_ends = time.monotonic() + config.acquisition.wait_for_store_s
 
     def run(self) -> None:
         """Take the run.
@@ -115,6 +119,7 @@ class Acquisition:
                     clock=self.clock,
                     collect_period_s=COLLECT_PERIOD_S,
                     metadata=self._metadata(),
+                    ready=self._ready,
                 )
             )
         finally:
@@ -171,6 +176,7 @@ class Acquisition:
         return {
             "nucleate_run": self.wiring.run,
             "run_name": self.config.name,
+            "streams": [flyer.stream for flyer in self.flyers],
             "description": self.config.description,
             "sample": self.config.sample.model_dump(mode="json"),
             "config": self.config.model_dump(mode="json"),
@@ -191,10 +197,19 @@ class Acquisition:
             recording_dir=self.wiring.recording_dir,
             endpoints=self.wiring.frames,
             bus=self.config.bus,
-            duration_s=self.config.acquisition.duration_s,
+            duration_s=self._duration_s,
             clock=self.clock,
             run_start=dict(start),
         )
+
+    def _ready(self) -> bool:
+        """Whether the store has the start document; frames do not wait for it for ever."""
+        if self._store.flush(0):
+            return True
+        if time.monotonic() > self._patience_ends:
+            log.warning("the store does not answer yet; frames are taken and kept in the recording")
+            return True
+        return self.clock.stopped
 
     def _note_stop(self, _name: str, document: dict[str, Any]) -> None:
         self._stop = document
@@ -219,19 +234,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SECONDS",
         help="longest that frames are served again after the run (default %(default)g)",
     )
+    parser.add_argument(
+        "--duration", type=float, metavar="SECONDS", help="instead of the config's duration_s"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("detectors").setLevel(logging.INFO)
     # A failure is said once, by us, and not with two tracebacks before.
     logging.getLogger("bluesky").setLevel(logging.CRITICAL)
     try:
-        return _acquire(options.wiring, options.linger)
+        return _acquire(options.wiring, options.linger, options.duration)
     except (OSError, ValidationError, ConfigError) as error:
         log.error("%s", " ".join(str(error).split()))
         return 1
 
 
-def _acquire(wiring_file: Path, linger_s: float) -> int:
+def _acquire(wiring_file: Path, linger_s: float, duration_s: float | None) -> int:
     wiring = Wiring.model_validate_json(wiring_file.read_text(encoding="utf-8"))
     config = load_config(wiring.config_file)
     if isinstance(config.acquisition.devices, SimulatedDevices):
@@ -245,7 +263,7 @@ def _acquire(wiring_file: Path, linger_s: float) -> int:
     from pipeline.bus import LinkRefusedError
 
     try:
-        acquisition = Acquisition(wiring, config)
+        acquisition = Acquisition(wiring, config, duration_s)
     except DeviceError as error:
         log.error("%s: %s", wiring.config_file, error)
         return 1

@@ -15,6 +15,7 @@ from detectors.devices.flyer import Flight, FrameFlyer
 # Longest that a flyer may need to notice that the run was stopped: one exposure at 1 Hz, the
 # slowest rate that a config allows, and the writing of its frame. Used after a failure only.
 STOP_TIMEOUT_S = 10.0
+READY_PERIOD_S = 0.05
 
 
 def live_run(
@@ -24,6 +25,7 @@ def live_run(
     clock: RunClock,
     collect_period_s: float = 1.0,
     metadata: Mapping[str, Any] | None = None,
+    ready: Callable[[], bool] = lambda: True,
 ) -> MsgGenerator[str]:
     """Fly all detectors in one run until the last is done or the clock is stopped.
 
@@ -43,6 +45,8 @@ def live_run(
         Seconds between references to new frames.
     metadata
         For the start document.
+    ready
+        Asked, when the detectors are prepared, whether frames may be taken.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def live_run(
     uid = yield from bps.open_run(md=dict(metadata or {}))
     yield from bps.unsubscribe(token)
     try:
-        yield from _fly(flyers, make_flight(start), collect_period_s)
+        yield from _fly(flyers, make_flight(start), collect_period_s, ready)
     except BaseException as error:
         clock.stop(f"failed: {cause_of(error)}")
         for flyer in flyers:
@@ -68,16 +72,21 @@ def live_run(
 
 
 def _fly(
-    flyers: Sequence[FrameFlyer], flight: Flight, collect_period_s: float
+    flyers: Sequence[FrameFlyer],
+    flight: Flight,
+    collect_period_s: float,
+    ready: Callable[[], bool],
 ) -> MsgGenerator[None]:
     # bluesky's protocols and ophyd's annotations do not match, although the objects do.
     devices: list[Any] = list(flyers)
-    ready = f"ready-{uuid.uuid4()}"
+    prepared = f"prepared-{uuid.uuid4()}"
     for flyer in devices:
-        yield from bps.prepare(flyer, flight, group=ready)
-    yield from bps.wait(group=ready)
+        yield from bps.prepare(flyer, flight, group=prepared)
+    yield from bps.wait(group=prepared)
     for flyer in devices:
         yield from bps.declare_stream(flyer, name=flyer.stream, collect=True)
+    while not ready():
+        yield from bps.sleep(READY_PERIOD_S)
     yield from bps.kickoff_all(*devices, wait=True)
 
     flown = f"flown-{uuid.uuid4()}"

@@ -71,6 +71,7 @@ class TinySpectra:
     wavelength_nm: np.ndarray = field(default_factory=lambda: np.linspace(300.0, 600.0, 7))
     dark: np.ndarray = field(default_factory=lambda: np.full(7, 10.0))
     reference: np.ndarray = field(default_factory=lambda: np.full(7, 1000.0))
+    reference_frames: int = 1
     saturation: int = 65535
 
     def render(self, frame: int, time_s: float, exposure_s: float) -> np.ndarray | None:

@@ -39,6 +39,7 @@ class SpectrumRenderer(Protocol):
     wavelength_nm: np.ndarray
     dark: np.ndarray
     reference: np.ndarray
+    reference_frames: int
     saturation: float
 
     def render(self, frame: int, time_s: float, exposure_s: float, /) -> np.ndarray | None:
@@ -149,6 +150,7 @@ class SimulatedFibreSpectrometer(ClockedFlyer):
             },
             metadata={
                 "source": "simulated fibre spectrometer",
+                "reference_frames": self._renderer.reference_frames,
                 "saturation": float(self._renderer.saturation),
                 "exposure_s": self.exposure_s,
                 "rate_hz": self.rate_hz,

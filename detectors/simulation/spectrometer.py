@@ -62,6 +62,7 @@ class SpectrometerRenderer:
         self.artefacts = tuple(artefacts)
         self.seed = seed
         self.saturation = settings.saturation_counts
+        self.reference_frames = REFERENCE_AVERAGES
         self.wavelength_nm = np.linspace(*settings.wavelength_range_nm, settings.pixels)
         self._energy_ev = EV_NM / self.wavelength_nm
         self.lamp_counts = settings.full_scale_counts * _lamp(self.wavelength_nm)

@@ -122,6 +122,9 @@ class Acquisition(Section):
 
     duration_s: float = Field(default=300.0, gt=0)
     """How long frames are taken."""
+    wait_for_store_s: float = Field(default=60.0, ge=0)
+    """How long the first frame waits until results can be stored. After that frames are taken all
+    the same, and analysed from the recording once the store is there."""
     devices: Annotated[SimulatedDevices | OphydDevices, Field(discriminator="type")] = (
         SimulatedDevices()
     )

@@ -155,6 +155,10 @@ class AnalyseAssembly:
         self.sample = sample
         self._plan: _Plan | None = None
 
+    def warm_up(self) -> None:
+        """Compile every kernel of this stage, or load it from the disk's cache."""
+        warm_up()
+
     def reset(self, start: RunStart, /) -> None:
         """A new run may have another q axis."""
         self._plan = None

@@ -109,6 +109,10 @@ class FitPopulations:
         self._per_particle = PER_CM_IN_PER_NM * sample.contrast_per_nm2**2
         self._plan: _Plan | None = None
 
+    def warm_up(self) -> None:
+        """Compile every kernel of this stage, or load it from the disk's cache."""
+        warm_up()
+
     def reset(self, start: RunStart, /) -> None:
         """A new run may have another q axis."""
         self._plan = None

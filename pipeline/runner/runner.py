@@ -71,11 +71,15 @@ class Runner:
 
     def _first_message(self, stop: threading.Event) -> StreamStart | None:
         """The stream's start: what the stages must know before they can say what they store."""
+        told = ""
         with FrameConsumer(self._endpoints, self._bus) as consumer:
             while not stop.is_set():
                 message = consumer.next(POLL_S)
                 if isinstance(message, StreamStart):
                     return message
+                if consumer.last_rejection not in ("", told):
+                    told = consumer.last_rejection
+                    log.warning("the stream's start cannot be used: %s", told)
         return None
 
     def _open(self, sender: LinkSender, start: RunStart, stop: threading.Event) -> int | None:
