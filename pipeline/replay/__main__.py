@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wiring = load_wiring(options.wiring)
         config = load_config(wiring.config_file)
         recording = open_recording(options.recording, config.replay)
-        Player(recording, wiring, config, speed, stop).run()
+        with closing(recording):
+            Player(recording, wiring, config, speed, stop).run()
     except (ReplayError, ConfigError, SpoolError, LinkRefusedError) as error:
         log.error("%s", error)
         return 1

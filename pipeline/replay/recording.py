@@ -92,6 +92,10 @@ class Recording:
         Of the original run, if there is one.
     config_text
         The original's config, if there is one.
+    fingerprint
+        Instead of the hash of files, where there are none.
+    close
+        Lets go of a server, after the last frame. Files are open only while frames are read.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Recording:
     stop_document: Mapping[str, Any] = field(default_factory=dict)
     config_text: str | None = None
     fingerprint: str | None = None
+    close: Callable[[], None] = lambda: None
 
     def content_hash(self) -> str:
         """``sha256:`` of all input files, names and contents, independent of where they lie.

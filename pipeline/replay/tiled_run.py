@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -21,7 +22,7 @@ from pipeline.messages import (
     StreamStart,
     frozen_array,
 )
-from pipeline.replay.own import open_own
+from pipeline.replay.own import is_own, open_own
 from pipeline.replay.recording import (
     Recording,
     ReplayError,
@@ -61,25 +62,43 @@ def open_tiled(uri: str, replay: ReplayFormat) -> Recording:
         ``poni_file``, ``mask_file`` and ``exposure_s`` for raw images over HTTP.
     """
     server, path = _split(uri)
-    root, node = _connect(uri, server, path)
+    root = _connect(uri, server)
+    try:
+        recording = _open_run(root, uri, path, replay)
+    except BaseException:
+        root.context.close()
+        raise
+    if recording.fingerprint is None:  # it is read from files
+        root.context.close()
+        return recording
+    return dataclasses.replace(recording, close=root.context.close)
+
+
+def _open_run(root: Any, uri: str, path: str, replay: ReplayFormat) -> Recording:
+    node = _get(root, path)
+    if node is None:
+        raise ReplayError(f"{uri}: this Tiled server has no run {path}")
     start = _start_document(node)
     raw = start.get("raw")
-    if isinstance(raw, str) and _get(root, raw) is not None:
-        node, path = root[tuple(raw.split("/"))], raw
+    if isinstance(raw, str) and (raw_node := _get(root, raw)) is not None:
+        node, path = raw_node, raw
     name = path.rpartition("/")[2]
-    streams: dict[str, StreamSource] = {}
     local = _local_files(node)
-    if local and all(file.is_file() for file in local):
+    if local and is_own(local[0].parent) and all(file.is_file() for file in local):
         recording = open_own(local[0].parent)
-        return _named(recording, name, uri, start)
+        known = recording.start_document or start
+        return dataclasses.replace(
+            recording, name=name, uri=uri, format="tiled", start_document=known
+        )
+    streams: dict[str, StreamSource] = {}
     for make in (_raw_streams, _result_streams):
         streams = {source.start.stream: source for source in make(node, name, replay)}
         if streams:
             break
     if not streams:
         raise ReplayError(
-            f"{uri}: nothing to replay: looked for <stream>/<images or spectra> of a raw run, and "
-            f"for saxs/curves and absorbance/spectra; it holds {', '.join(node) or 'nothing'}"
+            f"{uri}: nothing to replay: looked for <stream>/<images> of a raw run, and for "
+            f"saxs/curves and absorbance/spectra; it holds {', '.join(node) or 'nothing'}"
         )
     structure = repr([(s.start.stream, s.start.shape, s.frame_count) for s in streams.values()])
     identity = f"{path}\n{node.uri}\n{structure}"
@@ -107,23 +126,19 @@ def _split(uri: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}{before}", unquote(path.strip("/"))
 
 
-def _connect(uri: str, server: str, path: str) -> tuple[Any, Any]:
+def _connect(uri: str, server: str) -> Any:
     import httpx
     from tiled.client import from_uri
     from tiled.client.utils import ClientError
 
     try:
-        root: Any = from_uri(server, api_key=os.environ.get("TILED_API_KEY"))
-        node = _get(root, path)
+        return from_uri(server, api_key=os.environ.get("TILED_API_KEY"))
     except httpx.TransportError as error:
         raise ReplayError(f"{uri}: no Tiled server answers at {server} ({error})") from error
     except (httpx.HTTPStatusError, ClientError) as error:
         status = error.response.status_code
         hint = ": set TILED_API_KEY" if status in (401, 403) else ""
         raise ReplayError(f"{uri}: Tiled at {server} answers {status}{hint}") from error
-    if node is None:
-        raise ReplayError(f"{uri}: Tiled at {server} has no run {path}")
-    return root, node
 
 
 def _get(node: Any, path: str) -> Any:
@@ -138,19 +153,6 @@ def _get(node: Any, path: str) -> Any:
 def _start_document(node: Any) -> Mapping[str, Any]:
     start = node.metadata.get("start", {})
     return start if isinstance(start, Mapping) else {}
-
-
-def _named(recording: Recording, name: str, uri: str, start: Mapping[str, Any]) -> Recording:
-    return Recording(
-        name=name,
-        uri=uri,
-        format="tiled",
-        streams=recording.streams,
-        inputs=recording.inputs,
-        start_document=recording.start_document or start,
-        stop_document=recording.stop_document,
-        config_text=recording.config_text,
-    )
 
 
 def _local_files(node: Any) -> list[Path]:
@@ -202,7 +204,7 @@ def _raw_images(
 
     def read() -> Iterator[Frame]:
         for i in range(count):
-            index = np.unravel_index(i, array.shape[:-2])
+            index = tuple(map(int, np.unravel_index(i, array.shape[:-2])))
             frame = i if numbers is None else int(numbers[i])
             ns = (
                 seconds_to_ns(i * replay.period_s + exposure_s)
