@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bus import LinkReceiver, LinkRefusedError, LinkSender, WireError, codec
+from pipeline.bus import LinkReceiver, LinkRefusedError, LinkSender, WireError, codec, link_sender
 from pipeline.config.plumbing import Bus
 from pipeline.messages import (
     Curve,
@@ -333,3 +333,23 @@ def test_every_result_can_travel():
         assert set(codec.result_fields(kind)) >= {"frame", "time_s"}
     with pytest.raises(TypeError, match=r"FittedCurve.curve: expected float, int, str"):
         codec.result_fields(FittedCurve)
+
+
+def test_document_is_acknowledged_although_its_first_answer_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler that is silent for longer than the sender waits: the answer goes nowhere."""
+    monkeypatch.setattr(link_sender, "_SILENCE_S", 0.5)
+    address = free_endpoint()
+    handled: list[str] = []
+
+    class Slow(Store):
+        def on_document(self, document: RunDocument) -> None:
+            if not handled:
+                time.sleep(1.5)
+            handled.append(document.name)
+
+    with LinkReceiver(address, None, Slow()), LinkSender(address) as sender:
+        sender.document(RunDocument("run", "start", {}))
+        assert sender.flush(10)
+    assert set(handled) == {"start"}

@@ -61,7 +61,7 @@ class SpectrometerRenderer:
         self.synthesis = synthesis
         self.artefacts = tuple(artefacts)
         self.seed = seed
-        self.saturation = settings.saturation_counts
+        self.saturation = float(settings.saturation_counts)
         self.reference_frames = REFERENCE_AVERAGES
         self.wavelength_nm = np.linspace(*settings.wavelength_range_nm, settings.pixels)
         self._energy_ev = EV_NM / self.wavelength_nm

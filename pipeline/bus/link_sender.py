@@ -15,13 +15,16 @@ import zmq
 
 from pipeline.bus import codec, packed
 from pipeline.bus.errors import LinkRefusedError, WireError
-from pipeline.bus.sockets import MAX_REQUEST_BYTES, SILENCE_S, Sockets
+from pipeline.bus.sockets import MAX_REQUEST_BYTES, Sockets
 from pipeline.config.plumbing import Bus
 from pipeline.messages import FrameResults, Result, RunDocument, RunStart, StreamEnd
 
 _PING_S = 1.0
 """After this long without a word while something is under way, ask. A restarted receiver is
 noticed that soon."""
+_SILENCE_S = 15.0
+"""After this long without an answer, connect anew (`pipeline.bus.sockets.SILENCE_S` says why).
+Longer than for frames: a store that makes a run's nodes on a busy machine is silent for seconds."""
 _POLL_MS = 200
 """Longest sleep of the thread; it is woken for everything but timers."""
 _RETRY_MS = 20
@@ -224,6 +227,9 @@ class LinkSender:
                     self._sockets.drop(self._socket)
                     self._socket = self._connect()
                     poller.register(self._socket, zmq.POLLIN)
+                    # Answers went to the old connection: whatever was under way is sent again.
+                    with self._changed:
+                        self._begin_session()
                 for socket, _ in poller.poll(_POLL_MS if all_out else _RETRY_MS):
                     parts = socket.recv_multipart()
                     if socket is self._socket:
@@ -267,7 +273,7 @@ class LinkSender:
             if now - max(self._heard, self._pinged) >= _PING_S:
                 self._pinged = now
                 self._send({"type": "ping", "seq": self._seq})
-            if now - self._heard < SILENCE_S:
+            if now - self._heard < _SILENCE_S:
                 return False
             self._heard = now
             return True

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli.supervisor import HOPELESS
 from pipeline.config.loader import ConfigError, load_config
 from pipeline.config.wiring import Wiring
 
@@ -76,13 +77,19 @@ def main() -> int:
         endpoints = wiring.frames[arguments.stream]
     except KeyError:
         print(f"nucleate analyse: no stream {arguments.stream} in this run", file=sys.stderr)
-        return 1
+        return HOPELESS
     except (ConfigError, OSError, ValueError) as error:
         print(f"nucleate analyse: {error}", file=sys.stderr)
-        return 1
+        return HOPELESS
+    from pipeline.bus import LinkRefusedError
+    from pipeline.reduce.files import InputError
     from pipeline.runner import Runner
 
-    return Runner(endpoints, wiring.store, config.bus, stages).run(stop)
+    try:
+        return Runner(endpoints, wiring.store, config.bus, stages).run(stop)
+    except (InputError, LinkRefusedError) as error:
+        print(f"nucleate analyse: {arguments.stream}: {error}", file=sys.stderr)
+        return HOPELESS
 
 
 if __name__ == "__main__":

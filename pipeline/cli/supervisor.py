@@ -18,6 +18,9 @@ MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
 RESTART_PAUSE_S = 0.5
 
+HOPELESS = 2
+"""Exit code of a process that would fail in the same way again: a file or setting is wrong."""
+
 # Each process works on one frame at a time: more threads would only fight over the cores.
 SINGLE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -115,7 +118,8 @@ class Supervisor:
         assert child.exit_code is not None
         while child.restarts and now - child.restarts[0] > RESTART_WINDOW_S:
             child.restarts.popleft()
-        if not child.restart or len(child.restarts) >= MAX_RESTARTS:
+        hopeless = child.exit_code == HOPELESS or len(child.restarts) >= MAX_RESTARTS
+        if not child.restart or hopeless:
             raise ProcessFailedError(
                 f"{child.name} ended with code {child.exit_code}: {child.last_words()} "
                 f"(log: {child.log})"

@@ -62,10 +62,8 @@ class _Loader(yaml.SafeLoader):
                 continue
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value} stands twice, first in line {seen[key.value]}",
-                    key.start_mark,
-                )  # fmt: skip
+                twice = f"{_printable(key.value)} stands twice, first in line {seen[key.value]}"
+                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
             seen[key.value] = line
         return super().construct_mapping(node, deep)
 
@@ -232,7 +230,7 @@ def _explain(detail: ErrorDetails, lines: dict[Location, int], source: str) -> t
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         location = (*location, str(context["discriminator"]).strip("'"))
     line = _line_of(location, lines)
-    where = f"{source}:{line}: {'.'.join(map(str, location))}"
+    where = f"{source}:{line}: {'.'.join(map(_printable, location))}"
     got = _show(detail["input"])
     if kind == "extra_forbidden":
         text = f"is not known here; {_nearest(str(location[-1]), model)}"
@@ -326,6 +324,10 @@ def _all_settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterat
         yield (*above, name)
         for section in _sections(field.annotation):
             yield from _all_settings(section, (*above, name))
+
+
+def _printable(key: str | int) -> str:
+    return str(key) if str(key).isprintable() else repr(key)
 
 
 def _show(value: Any) -> str:

@@ -61,6 +61,16 @@ class ReduceSaxs:
         self._scale = 1.0
         self._absolute = False
 
+    def warm_up(self) -> None:
+        """Compile every kernel of this stage, or load it from the disk's cache."""
+        poni = Geometry(1.0, 4e-3, 4e-3, 0.1, 1e-3, 1e-3, shape=(8, 8)).to_poni()
+        for dtype in ("<u2", "<u4"):
+            image = frozen_array(np.ones((8, 8)), dtype)
+            stream = StreamStart("saxs", "", "image", (8, 8), dtype, metadata={"poni": poni})
+            stage = ReduceSaxs(SaxsReduction(bins=10))
+            stage.reset(RunStart(run="", stream=stream))
+            list(stage.process(ImageFrame("saxs", 0, 1, 1.0, image)))
+
     def reset(self, start: RunStart, /) -> None:
         """Prepare for a stream: geometry, mask, table of shares; compiles what is needed.
 

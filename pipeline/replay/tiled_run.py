@@ -33,6 +33,9 @@ from pipeline.replay.recording import (
 
 _METADATA_ROUTE = "/api/v1/metadata/"
 
+#: A server that is starting or busy answers within this.
+_ANSWER_S = 30.0
+
 #: Product of photon energy and wavelength in eV nm (CODATA 2018).
 _EV_NM = 1239.84198
 
@@ -91,7 +94,8 @@ def _open_run(root: Any, uri: str, path: str, replay: ReplayFormat) -> Recording
             recording, name=name, uri=uri, format="tiled", start_document=known
         )
     streams: dict[str, StreamSource] = {}
-    for make in (_raw_streams, _result_streams):
+    # Results first: their slabs (frame, line, q) have the shape of images.
+    for make in (_result_streams, _raw_streams):
         streams = {source.start.stream: source for source in make(node, name, replay)}
         if streams:
             break
@@ -129,16 +133,21 @@ def _split(uri: str) -> tuple[str, str]:
 def _connect(uri: str, server: str) -> Any:
     import httpx
     from tiled.client import from_uri
-    from tiled.client.utils import ClientError
 
+    key = os.environ.get("TILED_API_KEY")
+    headers = {"Authorization": f"Apikey {key}"} if key else {}
     try:
-        return from_uri(server, api_key=os.environ.get("TILED_API_KEY"))
-    except httpx.TransportError as error:
+        # Tiled's own client tries for half a minute before it says that nobody is there.
+        httpx.get(
+            f"{server}{_METADATA_ROUTE}", headers=headers, timeout=_ANSWER_S
+        ).raise_for_status()
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         raise ReplayError(f"{uri}: no Tiled server answers at {server} ({error})") from error
-    except (httpx.HTTPStatusError, ClientError) as error:
+    except httpx.HTTPStatusError as error:
         status = error.response.status_code
         hint = ": set TILED_API_KEY" if status in (401, 403) else ""
         raise ReplayError(f"{uri}: Tiled at {server} answers {status}{hint}") from error
+    return from_uri(server, api_key=key)
 
 
 def _get(node: Any, path: str) -> Any:

@@ -91,7 +91,7 @@ def _serve(arguments: argparse.Namespace, bus: Bus, settings: Store, stop: threa
         root = from_uri(server.url, api_key=server.api_key)
         data = InProcessDataPath(server)
         _prepare_raw(root)
-    url = server.url if server else arguments.tiled
+    url = server.url if server else str(arguments.tiled)
     link = None if arguments.private else arguments.link
     server_file = write_server_file(arguments.data_dir, url, link)
     try:
