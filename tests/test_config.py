@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import RunConfig
@@ -183,7 +183,7 @@ def test_binary_file_is_refused(tmp_path):
         load_config(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -199,6 +199,7 @@ def test_binary_file_is_refused(tmp_path):
         max_leaves=12,
     )
 )
+@example({"\n": None})
 def test_any_yaml_is_a_config_or_a_config_error(value):
     found = ()
     try:

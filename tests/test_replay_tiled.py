@@ -1,6 +1,5 @@
 """Runs in a real Tiled server as recordings: raw frames, and stored curves and spectra."""
 
-import gc
 from types import SimpleNamespace
 
 import numpy as np
@@ -161,8 +160,6 @@ def test_results_are_replayed_where_the_raw_run_is_gone(tiled):
     recording.close()
 
 
-# Tiled's client leaves its socket open when it fails to connect.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_refusals(tiled, monkeypatch):
     for uri, expected in (
         (f"tiled:{tiled.url}", "expected tiled:URL#path"),
@@ -177,5 +174,3 @@ def test_refusals(tiled, monkeypatch):
     monkeypatch.setenv("TILED_API_KEY", "wrong")
     with pytest.raises(ReplayError, match="answers 401: set TILED_API_KEY"):
         open_recording(f"tiled:{tiled.url}#r1")
-    del caught
-    gc.collect()
