@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from detectors.documents import DOCUMENTS_FILE, DocumentReader, coalesce
 
@@ -138,6 +140,25 @@ def register_with_retries(
             return uid
 
 
+def wait_for_listener(url: str, alive: Callable[[], bool]) -> None:
+    """Wait until something listens at ``url``, or nobody waits for the run any more.
+
+    Loading Tiled's client at the same time as the server starts would delay the first result.
+    """
+    parts = urlsplit(url)
+    address = (
+        parts.hostname or "localhost",
+        parts.port or (443 if parts.scheme == "https" else 80),
+    )
+    while alive():
+        try:
+            socket.create_connection(address, timeout=RETRY_PERIOD_S).close()
+        except OSError:
+            time.sleep(RETRY_PERIOD_S)
+        else:
+            return
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -165,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def alive() -> bool:
         # An orphan's parent changes: the acquisition is gone, and no document will follow.
         return options.follow and os.getppid() == parent
+
+    wait_for_listener(options.tiled, alive)
 
     import httpx
 

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import commands
-from pipeline.cli.session import SessionError
-from pipeline.cli.supervisor import ProcessFailedError
 
 app = typer.Typer(
     name="nucleate",
@@ -141,17 +139,26 @@ def config_schema(data_dir: DataDir = DEFAULT_DATA_DIR, tiled: TiledUrl = None) 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: a mistake of the user is one line on stderr and exit code 1."""
-    from pipeline.access import UnreachableError
-    from pipeline.config.loader import ConfigError
-    from pipeline.replay import ReplayError
-
     # A polite end, as by Ctrl-C: processes are stopped in order and what is open is finished.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return app(arguments)
-    except (ConfigError, ReplayError, SessionError, ProcessFailedError, UnreachableError) as error:
-        print(f"nucleate: {error}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("nucleate: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, _mistakes()):
+            raise
+        print(f"nucleate: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Errors whose text is for the user. Loaded when one occurred: some live in heavy modules."""
+    from pipeline.access import UnreachableError
+    from pipeline.cli.session import SessionError
+    from pipeline.cli.supervisor import ProcessFailedError
+    from pipeline.config.loader import ConfigError
+    from pipeline.replay import ReplayError
+
+    return (ConfigError, ReplayError, SessionError, ProcessFailedError, UnreachableError)

@@ -31,7 +31,6 @@ PACKAGES = (
     "pydantic",
     "h5py",
     "bitshuffle",
-    "dectris-compression",
 )
 EXTRAS = {"fabio": "image files (.edf, .cbf, .tif): pip install 'nucleate[images]'"}
 
