@@ -4,11 +4,11 @@ import struct
 from datetime import datetime
 from importlib.resources import files
 
-import bitshuffle
 import cbor2
+import h5py
+import hdf5plugin
 import numpy as np
 import pytest
-from dectris.compression import decompress as dectris_decompress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,16 @@ GOLDEN = files("tickit_devices") / "eiger" / "data" / "stream2"
 
 def golden(name: str) -> bytes:
     return (GOLDEN / f"{name}.cbor").read_bytes()
+
+
+def through_hdf5(payload: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """The payload as a chunk of a file, decompressed by HDF5's own filter."""
+    with h5py.File("chunk", "w", driver="core", backing_store=False) as file:
+        chunk = file.create_dataset(
+            "chunk", shape, dtype, chunks=shape, compression=hdf5plugin.Bitshuffle()
+        )
+        chunk.id.write_direct_chunk((0,) * len(shape), payload)
+        return chunk[()]
 
 
 def start_of(shape=(5, 7), dtype="<u4", **more) -> StreamStart:
@@ -49,13 +59,11 @@ def test_real_image_and_end_are_understood():
     # 215873 ticks of 50 MHz
     assert frame.time_ns == 4_317_460
     assert frame.exposure_s == 0.00431746
-    # bitshuffle, by other people than the decoder's, finds the same pixels
+    # HDF5's filter, a build by other people than the decoder's, finds the same pixels
     payload = cbor.compressed_bytes(
         cbor.loads(golden("image"))["data"]["threshold_1"].value[1].value, np.dtype("<u2"), ""
     )
-    other = bitshuffle.decompress_lz4(
-        np.frombuffer(payload, np.uint8, offset=12), (4362, 4148), np.dtype("<u2"), 4096
-    )
+    other = through_hdf5(payload, (4362, 4148), "<u2")
     assert np.array_equal(frame.image, other)
     assert wire.decode_end([golden("end")], start) == StreamEnd("saxs", start.run, 1)
     assert wire.decode_end([golden("end")], start, frames=7).frames == 7
@@ -77,7 +85,38 @@ def test_our_compression_is_hdf5_filter_32008_and_dectris():
     pixels = np.random.default_rng(0).poisson(2, (33, 65)).astype("<u4")
     payload = bslz4.compress(pixels)
     assert struct.unpack_from(">QI", payload) == (pixels.nbytes, 8192)
-    assert dectris_decompress(payload, "bslz4", elem_size=4) == pixels.tobytes()
+    assert np.array_equal(through_hdf5(payload, pixels.shape, "<u4"), pixels)
+    dectris = pytest.importorskip("dectris.compression")
+    assert dectris.decompress(payload, "bslz4", elem_size=4) == pixels.tobytes()
+
+
+def damaged(payload: bytes, at: int, length: int) -> bytes:
+    return payload[:at] + struct.pack(">I", length) + payload[at + 4 :]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", "<u4", "<u8"])
+@pytest.mark.parametrize("shape", [(1, 7), (1, 8), (64, 64), (129, 129), (3, 4099)])
+def test_every_wrong_length_of_a_block_is_refused(shape, dtype):
+    """Lengths that lead out of the payload or end short of it, in any block, and any cut."""
+    pixels = np.random.default_rng(3).poisson(3, shape).astype(dtype)
+    payload = bslz4.compress(pixels)
+    image = bslz4.decompress(payload, shape, pixels.dtype)
+    assert np.array_equal(image, pixels)
+    assert not image.flags.writeable
+    blocks, at = [], bslz4.HEADER_BYTES
+    groups, left = divmod(pixels.size, 8)
+    while groups and at < len(payload) - left * pixels.itemsize:
+        blocks.append(at)
+        at += 4 + struct.unpack_from(">I", payload, at)[0]
+    wrong = [payload[:-1], payload + b"\0", payload[: bslz4.HEADER_BYTES]]
+    for block in blocks:
+        (length,) = struct.unpack_from(">I", payload, block)
+        others = (0, length - 1, length + 1, 2**31 - 1, 2**31, 2**32 - 1)
+        wrong += [damaged(payload, block, other) for other in others]
+    for bad in wrong:
+        with pytest.raises(WireError, match=r"expected \d+ bslz4 blocks") as caught:
+            bslz4.decompress(bad, shape, pixels.dtype)
+        assert "\n" not in str(caught.value)
 
 
 def test_messages_are_plain_cbor_that_begins_as_the_vendors_parser_wants():
@@ -221,6 +260,7 @@ def item_of(shape, tag=70, data=b"", compression=("bslz4", 4)) -> dict:
 
 
 BOMB = struct.pack(">QI", 2**62, 8192) + bytes(100)
+BROKEN = struct.pack(">QII", 140, 8192, 87) + b"\xff" * 99
 REFUSED = {
     "no number": ({"image_id": None}, "expected image_id as an integer"),
     "negative number": ({"image_id": -1}, "expected image_id as an integer"),
@@ -255,6 +295,10 @@ REFUSED = {
     ),
     "broken blocks": (
         {"data": item_of((5, 7), data=struct.pack(">QI", 140, 8192) + b"\xff" * 99)},
+        "expected 1 bslz4 blocks in 99 B, got lengths that add up to 4294967311 B",
+    ),
+    "wrong blocks": (
+        {"data": item_of((5, 7), data=BROKEN)},
         "do not decompress",
     ),
     "huge block": (

@@ -1,7 +1,9 @@
 """Bitshuffle + LZ4 payloads: what DECTRIS calls ``bslz4`` and HDF5 calls filter 32008.
 
 A payload is a header of 12 bytes (size of the array in bytes as big-endian u8, block size in bytes
-as big-endian u4) and the blocks. The same bytes travel in a message and lie in a chunk of a file.
+as big-endian u4) and the blocks, each behind its compressed length as big-endian u4. What does not
+fill a group of 8 elements stands uncompressed at the end. The same bytes travel in a message and
+lie in a chunk of a file.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import os
 import struct
 
 import numpy as np
-from dectris.compression import decompress as _decompress
 
 from pipeline.bus.errors import WireError
 
@@ -32,6 +33,9 @@ HDF5_OPTIONS = (0, 2)
 
 _HEADER = struct.Struct(">QI")
 HEADER_BYTES = _HEADER.size
+_LENGTH = struct.Struct(">I")
+_GROUP_ELEMENTS = 8
+"""Bitshuffle transposes the bits of 8 elements at a time."""
 _TARGET_BLOCK_BYTES = 8192
 """Bitshuffle's own choice for elements of 1, 2, 4 and 8 bytes; a real EIGER2 sends it as well."""
 _MAX_BLOCK_BYTES = 1 << 20
@@ -83,19 +87,43 @@ def decompress(payload: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.nd
         raise WireError(
             f"expected {shape} {dtype.str} = {expected} B, bslz4 header says {declared} B"
         )
-    # Bitshuffle works on groups of 8 elements.
-    if block > _MAX_BLOCK_BYTES or block % (8 * dtype.itemsize):
+    group = _GROUP_ELEMENTS * dtype.itemsize
+    if block > _MAX_BLOCK_BYTES or block % group:
         raise WireError(
             f"expected a bslz4 block of 0 to {_MAX_BLOCK_BYTES} B in steps of "
-            f"{8 * dtype.itemsize}, header says {block} B"
+            f"{group}, header says {block} B"
         )
+    block = block or _TARGET_BLOCK_BYTES
+    _check_lengths(payload, expected, block, group)
+    blocks = np.frombuffer(payload, np.uint8, offset=HEADER_BYTES)
     try:
-        raw = _decompress(payload, "bslz4", elem_size=dtype.itemsize)
-    except RuntimeError as error:
+        array = bitshuffle.decompress_lz4(blocks, shape, dtype, block // dtype.itemsize)
+    except (RuntimeError, ValueError) as error:
         raise WireError(
             f"expected bslz4 blocks of {shape} {dtype.str}, got {len(payload)} B that do not "
             f"decompress ({error})"
         ) from error
-    if len(raw) != expected:
-        raise WireError(f"expected {expected} B after decompression, got {len(raw)} B")
-    return np.frombuffer(raw, dtype).reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def _check_lengths(payload: bytes, expected: int, block: int, group: int) -> None:
+    """Follow the lengths of all blocks to the payload's end, which bitshuffle would not look for.
+
+    It reads as many blocks as the array needs, wherever their lengths lead: past the end of a
+    payload that was cut short, too.
+    """
+    whole, rest = divmod(expected, block)
+    count = whole + (rest >= group)
+    at, end = HEADER_BYTES, len(payload) - rest % group
+    for number in range(count):
+        # An empty block has no length that LZ4 could mean: one byte is its shortest.
+        if at + _LENGTH.size >= end:
+            raise WireError(
+                f"expected {count} bslz4 blocks, got {len(payload)} B that end in block {number}"
+            )
+        at += _LENGTH.size + _LENGTH.unpack_from(payload, at)[0]
+    if at != end:
+        raise WireError(
+            f"expected {count} bslz4 blocks in {end} B, got lengths that add up to {at} B"
+        )
