@@ -250,9 +250,13 @@ class FrameFlyer(Device):
 
     def _open(self, flight: Flight) -> None:
         endpoints = flight.endpoints_of(self.stream)
-        start = self.open_stream(flight)
-        start = replace(start, metadata={**start.metadata, "run_start": dict(flight.run_start)})
-        self._publisher = FramePublisher(start, self.recording, endpoints, flight.bus)
+        try:
+            start = self.open_stream(flight)
+            start = replace(start, metadata={**start.metadata, "run_start": dict(flight.run_start)})
+            self._publisher = FramePublisher(start, self.recording, endpoints, flight.bus)
+        except BaseException:
+            self.close_stream()
+            raise
         self._start = start
 
     def _acquire(self, flight: Flight, publisher: FramePublisher) -> StreamEnd:

@@ -14,9 +14,20 @@ from pipeline.messages import ImageFrame, SpectrumFrame, StreamStart, frozen_arr
 class Exposed(Protocol):
     """What an area detector's renderer gives for one exposure."""
 
-    image: np.ndarray
-    monitor: float
-    transmission: float
+    @property
+    def image(self) -> np.ndarray:
+        """Counts (ny, nx), unsigned."""
+        ...
+
+    @property
+    def monitor(self) -> float:
+        """Mean incident flux over the nominal one."""
+        ...
+
+    @property
+    def transmission(self) -> float:
+        """Of the sample."""
+        ...
 
 
 class ImageRenderer(Protocol):
@@ -40,7 +51,11 @@ class SpectrumRenderer(Protocol):
     dark: np.ndarray
     reference: np.ndarray
     reference_frames: int
-    saturation: float
+
+    @property
+    def saturation(self) -> float:
+        """Largest count."""
+        ...
 
     def render(self, frame: int, time_s: float, exposure_s: float, /) -> np.ndarray | None:
         """Counts at a time of the synthesis; None if the spectrometer loses the spectrum."""
