@@ -125,6 +125,9 @@ class Acquisition:
         finally:
             self.signals.run_over = True
             ends = {flyer.stream: flyer.end for flyer in self.flyers if flyer.end is not None}
+            if self.clock.started:
+                # Frame times count from here: latency is measured against it.
+                self.record.content["zero_unix_ns"] = self.clock.zero_unix_ns
             self.record.ended(self._stop, ends)
             if self._stop is not None:
                 self._store.document(RunDocument(self.wiring.run, "stop", self._stop))

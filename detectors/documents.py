@@ -11,12 +11,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from event_model import NumpyEncoder
+import numpy as np
 
 Document = tuple[str, dict[str, Any]]
 
 #: Name of the file in a recording.
 DOCUMENTS_FILE = "documents.jsonl"
+
+
+def plain(value: Any) -> Any:
+    """numpy's numbers and arrays as JSON knows them, for ``json.dumps(default=...)``.
+
+    event_model's own encoder loads dask at the first array, for seconds, in the RunEngine's thread.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"expected what JSON or numpy knows in a document, got {type(value).__name__}")
 
 
 class DocumentFile:
@@ -26,7 +38,7 @@ class DocumentFile:
         self._file = path.open("x", encoding="utf-8")
 
     def __call__(self, name: str, document: dict[str, Any]) -> None:
-        self._file.write(json.dumps([name, document], cls=NumpyEncoder) + "\n")
+        self._file.write(json.dumps([name, document], default=plain) + "\n")
         self._file.flush()
 
     def close(self) -> None:

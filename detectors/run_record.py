@@ -11,8 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from event_model import NumpyEncoder
-
+from detectors.documents import plain
 from pipeline.messages import StreamEnd
 
 #: Name of the file in a recording.
@@ -89,5 +88,5 @@ class RunRecord:
     def _write(self) -> None:
         # Renamed into place, so that a reader never meets half a file.
         draft = self.path.with_suffix(".json.part")
-        draft.write_text(json.dumps(self.content, indent=1, cls=NumpyEncoder), encoding="utf-8")
+        draft.write_text(json.dumps(self.content, indent=1, default=plain), encoding="utf-8")
         draft.replace(self.path)

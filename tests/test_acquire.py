@@ -23,7 +23,7 @@ from pipeline.bus import FrameConsumer, LinkReceiver, SpoolReader
 from pipeline.config.loader import load_config
 from pipeline.config.plumbing import Bus
 from pipeline.config.wiring import FrameEndpoints, Wiring
-from pipeline.messages import RunDocument, StreamEnd
+from pipeline.messages import ImageFrame, RunDocument, StreamEnd
 from pipeline.store.server import EmbeddedServer
 
 NOBODY = "http://127.0.0.1:9"
@@ -172,9 +172,10 @@ def test_a_run_is_recorded_published_registered_and_told_to_the_store(
 
     # Every frame reached the consumers, live or by repair.
     with SpoolReader(folder / "saxs.h5") as reader:
-        images = np.stack([reader.read(int(n)).image for n in reader.frames])
+        recorded = [reader.read(int(n)) for n in reader.frames]
         assert reader.end == StreamEnd("saxs", "run-7", 15)
-    live = [message for message in run.received["saxs"] if hasattr(message, "image")]
+    images = np.stack([frame.image for frame in recorded if isinstance(frame, ImageFrame)])
+    live = [message for message in run.received["saxs"] if isinstance(message, ImageFrame)]
     np.testing.assert_array_equal(np.stack([frame.image for frame in live]), images)
     assert images.sum() > 0
 

@@ -27,6 +27,11 @@ class RunClock:
                 self._zero_ns = time.monotonic_ns()
                 self._zero_unix_ns = time.time_ns()
 
+    @property
+    def started(self) -> bool:
+        """Whether the zero is set."""
+        return self._zero_ns is not None
+
     def now_ns(self) -> int:
         """Nanoseconds since the zero."""
         if self._zero_ns is None:
