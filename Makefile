@@ -10,7 +10,8 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	$(BIN)/python -m compileall -q $(VENV)/lib pipeline detectors || true
+	$(BIN)/python -m compileall -q pipeline detectors
+	# Also compiles the kernels, so that no first frame waits for a compiler.
 	$(BIN)/nucleate doctor --data-dir data > $(VENV)/doctor.log || (cat $(VENV)/doctor.log; exit 1)
 	touch $@
 
