@@ -19,6 +19,7 @@ from pipeline.messages import Frame, StreamEnd, StreamStart
 
 _MAX_FRAME = 2**62
 _STATES = ("ok", "not_taken", "not_yet", "bad")
+_SAY_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,33 @@ class FrameConsumer:
             for socket, _ in self._poller.poll(_ms(min(max(left_s, 0), self._bus.idle_ask_s))):
                 self._receive(socket)
 
-    def done(self) -> None:
-        """Tell the publisher that nothing will be asked for again, not even after a crash."""
-        self._send({"ask": "done", "name": f"{id(self):x}-{time.time_ns():x}"})
-        # The answer shows that it arrived; without one the publisher is gone already.
-        self._repair.poll(_ms(self._bus.repair_timeout_s))
+    def done(self) -> bool:
+        """Tell the publisher that nothing will be asked for again, not even after a crash.
+
+        Returns
+        -------
+        bool
+            Whether it has answered; if not within the time for repair, it is gone already.
+        """
+        request = {"ask": "done", "name": f"{id(self):x}-{time.time_ns():x}"}
+        deadline = time.monotonic() + self._bus.repair_timeout_s
+        while (now := time.monotonic()) < deadline:
+            # Said again now and then: a connection that broke takes the word with it.
+            self._send(request)
+            say_again = min(deadline, now + _SAY_AGAIN_S)
+            while self._repair.poll(_ms(max(say_again - time.monotonic(), 0))):
+                # Answers to earlier questions come first, and a socket that is closed at one of
+                # those drops what it has not sent yet.
+                if self._answers_done():
+                    return True
+        return False
+
+    def _answers_done(self) -> bool:
+        try:
+            header = packed.unpack(self._repair.recv_multipart(zmq.NOBLOCK)[0])
+            return packed.field(header, "re", str) == "done"
+        except (zmq.Again, WireError):
+            return False
 
     def close(self) -> None:
         """Close the sockets."""

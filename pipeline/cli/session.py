@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,6 +22,8 @@ SOURCE, STORE, DETECT = "source", "store", "detect"
 STORE_TIMEOUT_S = 180.0
 # After the last frame is stored: time for the last alerts.
 DETECT_TIMEOUT_S = 60.0
+# A server that was named and needs longer for one answer is too slow to write to.
+EXTERNAL_TIMEOUT_S = 20.0
 POLL_S = 0.1
 
 
@@ -87,6 +89,7 @@ class Session:
         self.recording_dir = self.data_dir / "recordings" / self.run
         self.streams = tuple(streams)
         self._own_server: int | None = None
+        _require_writable(self.data_dir)
         server = None if tiled_url else running_server(self.data_dir)
         if server is not None:
             if server.link is None:
@@ -97,14 +100,7 @@ class Session:
             self.address, store = server.address, server.link
         else:
             store = f"tcp://127.0.0.1:{free_port()}"
-            if tiled_url is not None:
-                self.address = TiledAddress.from_url(tiled_url)
-            else:
-                from pipeline.store.keys import api_key_for
-
-                self._own_server = port or free_port()
-                key = api_key_for(self.data_dir)
-                self.address = TiledAddress(f"http://127.0.0.1:{self._own_server}", key)
+            self.address = _external(tiled_url) if tiled_url else self._own_address(port)
         self._external = tiled_url
         self._starts_store = server is None
         self.wiring = Wiring(
@@ -120,6 +116,15 @@ class Session:
         self.supervisor = Supervisor(logs, environment)
         self.wiring_file = logs / "wiring.json"
         self.wiring_file.write_text(self.wiring.model_dump_json(indent=2) + "\n")
+
+    def _own_address(self, port: int) -> TiledAddress:
+        """Where the folder's own server will be."""
+        from pipeline.store.keys import api_key_for
+
+        if port:
+            _require_free(port)
+        self._own_server = port or free_port()
+        return TiledAddress(f"http://127.0.0.1:{self._own_server}", api_key_for(self.data_dir))
 
     def start(self, source_module: str, *source_arguments: str) -> None:
         """Start everything at once: what takes longest decides when the first result is there."""
@@ -201,13 +206,36 @@ class Session:
         self.supervisor.stop_all()
 
 
+def _external(url: str) -> TiledAddress:
+    """A server that was named, once it has answered: a run must not start without its results."""
+    address = TiledAddress.from_url(url)
+    with TiledHttp(address, timeout_s=EXTERNAL_TIMEOUT_S) as http:
+        if http.get("/search/", **{"page[limit]": 1}) is None:
+            raise SessionError(f"{url} answers, but is no Tiled server (it has no /api/v1/search)")
+    return address
+
+
+def _require_writable(folder: Path) -> None:
+    """Make a folder, and refuse one that cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SessionError(
+            f"{folder} cannot be written to: {error.strerror}; choose another --data-dir"
+        ) from None
+
+
+def _require_free(port: int, host: str = "127.0.0.1") -> None:
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise SessionError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from None
+
+
 def _endpoints() -> FrameEndpoints:
     return FrameEndpoints(
         live=f"tcp://127.0.0.1:{free_port()}", repair=f"tcp://127.0.0.1:{free_port()}"
     )
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove a folder that a failed run left empty."""
-    if folder.is_dir() and not os.listdir(folder):
-        folder.rmdir()
