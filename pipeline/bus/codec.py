@@ -1,14 +1,15 @@
 """What travels between stages and the store, as msgpack header and array buffers.
 
 Results are dataclasses; a new one needs nothing here, as long as its fields are float, int, str,
-bool (each perhaps None) or arrays, and both ends have imported it.
+bool (each perhaps None) or arrays: the opening of a stream announces what will come.
 """
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -17,7 +18,15 @@ import numpy as np
 from pipeline.bus import packed
 from pipeline.bus.errors import WireError
 from pipeline.bus.wire import decode_start, encode_start
-from pipeline.messages import FrameResults, Result, RunDocument, RunStart, StreamEnd
+from pipeline.messages import (
+    ArrayResult,
+    FrameResults,
+    Result,
+    RowResult,
+    RunDocument,
+    RunStart,
+    StreamEnd,
+)
 
 Parts = Sequence[bytes]
 _SCALARS = {float: "float", int: "int", str: "str", bool: "bool"}
@@ -49,6 +58,8 @@ def _field_kind(kind: type, name: str, hint: Any) -> str:
 
 
 _known: dict[str, type[Result]] = {}
+_made: set[str] = set()
+_NODE = re.compile(r"[a-z][a-z0-9_]{0,40}(/[a-z][a-z0-9_]{0,40}){1,3}")
 
 
 def result_class(name: str) -> type[Result]:
@@ -179,9 +190,60 @@ def encode_open(start: RunStart, kinds: Iterable[type[Result]]) -> list[bytes]:
     header = {
         "run": start.run,
         "metadata": start.metadata,
-        "nodes": [{"class": kind.__name__, "fields": result_fields(kind)} for kind in stored],
+        "nodes": [_describe(kind) for kind in stored],
     }
     return [packed.pack(header), *encode_start(start.stream)]
+
+
+def _describe(kind: type[Result]) -> dict[str, Any]:
+    """What a receiver that has not imported a result must know of it."""
+    description = {"class": kind.__name__, "fields": result_fields(kind), "node": kind.NODE}
+    if issubclass(kind, ArrayResult):
+        description |= {"axis_node": kind.AXIS_NODE, "axis": kind.AXIS, "lines": list(kind.LINES)}
+    return description
+
+
+def _announced(node: dict[str, Any]) -> type[Result]:
+    """The class of an announced result: ours, or one made from what is announced.
+
+    So that a user's own stage needs its module where it runs, and nowhere else.
+    """
+    name = packed.field(node, "class", str)
+    declared = packed.field(node, "fields", dict)
+    if name in _made:
+        known = _known[name]
+        if result_fields(known) == declared and packed.field(node, "node", str) == known.NODE:
+            return known
+    elif any(kind.__name__ == name for kind in _subclasses(Result)):
+        return result_class(name)
+    types_by_name = {kind: python for python, kind in _SCALARS.items()} | {"array": np.ndarray}
+    columns: list[tuple[str, Any]] = []
+    for column, kind in declared.items():
+        if not (isinstance(column, str) and column.isidentifier() and len(column) <= 63):
+            raise WireError(f"{name[:60]}: expected names of fields, got {str(column)[:60]!r}")
+        plain = types_by_name.get(str(kind).rstrip("?"))
+        if plain is None:
+            raise WireError(f"{name[:60]}.{column}: expected a type of field, got {str(kind)[:20]}")
+        columns.append((column, plain | None if str(kind).endswith("?") else plain))
+    path = packed.field(node, "node", str)
+    if not _NODE.fullmatch(path):
+        raise WireError(f"{name[:60]}: expected a node like saxs/porod, got {path[:60]!r}")
+    namespace: dict[str, Any] = {"NODE": path}
+    base: type[Result] = RowResult
+    if "axis" in node:
+        base = ArrayResult
+        namespace |= {
+            "AXIS_NODE": packed.field(node, "axis_node", str),
+            "AXIS": packed.field(node, "axis", str),
+            "LINES": tuple(packed.field(node, "lines", list)),
+        }
+    own = [column for column in columns if column[0] not in ("frame", "time_s")]
+    made = make_dataclass(
+        name, own, bases=(base,), namespace=namespace, frozen=True, eq=False, kw_only=True
+    )
+    _made.add(name)
+    _known[name] = made
+    return made
 
 
 def decode_open(parts: Parts) -> tuple[RunStart, tuple[type[Result], ...]]:
@@ -191,7 +253,7 @@ def decode_open(parts: Parts) -> tuple[RunStart, tuple[type[Result], ...]]:
     for node in packed.field(header, "nodes", list):
         if not isinstance(node, dict):
             raise WireError(f"expected a node as a map, got {type(node).__name__}")
-        kind = result_class(packed.field(node, "class", str))
+        kind = _announced(node)
         if node.get("fields") != result_fields(kind):
             raise WireError(f"{kind.__name__} has other fields there than here: same version?")
         kinds.append(kind)
