@@ -1,4 +1,4 @@
-"""How fast frames travel: ``python benchmarks/bus.py [pixels] [frames]``.
+"""How fast frames travel: ``python -m benchmarks.bus [pixels] [frames]``.
 
 Prints the cost of each step on one frame and the rate from publisher to a consumer in another
 process, with a check that none was lost. Read it as ratios: other programs share the machine.
@@ -104,14 +104,12 @@ def end_to_end(pixels: int, count: int, folder: Path) -> None:
     print(f"  delivered  {count / delivered:8.1f} frames/s, {taken} of {end.frames}, {counters}")
 
 
-def main() -> None:
+def main(pixels: int = 1024, count: int = 200) -> None:
     """Print the table."""
-    pixels = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     with tempfile.TemporaryDirectory() as folder:
         steps(pixels, Path(folder))
         end_to_end(pixels, count, Path(folder))
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

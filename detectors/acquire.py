@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pipeline.config.acquisition import SimulatedDevices
+from pipeline.config.inputs import geometries, input_hashes
 from pipeline.config.loader import ConfigError, load_config
 from pipeline.config.wiring import Wiring
 
@@ -90,6 +91,8 @@ class Acquisition:
         self._registrar = self._start_registrar()
         self.flyers: list[FrameFlyer] = make_devices(config.acquisition.devices)
         self._store = LinkSender(wiring.store, config.bus)
+        self._start: dict[str, Any] | None = None
+        self._start_told = False
         self._stop: dict[str, Any] | None = None
         self._duration_s = config.acquisition.duration_s if duration_s is None else duration_s
         self._patience_ends = time.monotonic() + config.acquisition.wait_for_store_s
@@ -130,6 +133,9 @@ class Acquisition:
                 self.record.content["zero_unix_ns"] = self.clock.zero_unix_ns
             self.record.ended(self._stop, ends)
             if self._stop is not None:
+                # The store refuses an end without a beginning: a failed run may have got no
+                # further than its start document.
+                self._tell_start({})
                 self._store.document(RunDocument(self.wiring.run, "stop", self._stop))
 
     def linger(self, seconds: float) -> None:
@@ -183,18 +189,18 @@ class Acquisition:
             "description": self.config.description,
             "sample": self.config.sample.model_dump(mode="json"),
             "config": self.config.model_dump(mode="json"),
+            "config_text": content["config"],
             "config_sha256": content["config_sha256"],
+            "inputs": input_hashes(self.wiring.config_file, self.config),
+            "recording": str(self.wiring.recording_dir.resolve()),
             "software": content["versions"],
         }
 
     def _make_flight(self, start: Mapping[str, Any]) -> Any:
         from detectors.devices.flyer import Flight
-        from detectors.register import RAW_CONTAINER
-        from pipeline.messages import RunDocument
 
         self.record.started(start)
-        document = {**start, "bluesky_uid": start["uid"], "raw": f"{RAW_CONTAINER}/{start['uid']}"}
-        self._store.document(RunDocument(self.wiring.run, "start", document))
+        self._start = dict(start)
         return Flight(
             run=self.wiring.run,
             recording_dir=self.wiring.recording_dir,
@@ -205,8 +211,30 @@ class Acquisition:
             run_start=dict(start),
         )
 
+    def _tell_start(self, of_streams: dict[str, str]) -> None:
+        """Send the store the start document, once, with what only prepared detectors know."""
+        from detectors.register import RAW_CONTAINER
+        from pipeline.messages import RunDocument
+
+        if self._start_told or self._start is None:
+            return
+        uid = self._start["uid"]
+        document = {
+            **self._start,
+            "bluesky_uid": uid,
+            "raw": f"{RAW_CONTAINER}/{uid}",
+            "geometry": geometries(self.config, of_streams),
+        }
+        self._store.document(RunDocument(self.wiring.run, "start", document))
+        self._start_told = True
+
     def _ready(self) -> bool:
-        """Whether the store has the start document; frames do not wait for it for ever."""
+        """Whether the store has the start document; frames do not wait for it for ever.
+
+        Asked when the detectors are prepared.
+        """
+        told = {flyer.stream: flyer.geometry for flyer in self.flyers}
+        self._tell_start({stream: poni for stream, poni in told.items() if poni is not None})
         if self._store.flush(0):
             return True
         if time.monotonic() > self._patience_ends:

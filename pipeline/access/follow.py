@@ -115,6 +115,8 @@ class RowsFollower:
                     self._stop.wait(0.1)
             if frame == self.next_frame:
                 self.next_frame += 1
+                # A row in its turn says that none before it is missing: no need to look.
+                self._looked = time.monotonic()
                 self._on_row(row)
 
     def _catch_up(self) -> None:

@@ -104,8 +104,16 @@ def _serve(arguments: argparse.Namespace, bus: Bus, settings: Store, stop: threa
 
 def _prepare_raw(root: Any) -> None:
     """The container that raw runs are registered in."""
-    if "raw" not in root:
+    from tiled.client.utils import ClientError
+
+    if "raw" in root:
+        return
+    try:
         root.create_container("raw", metadata={"description": "raw runs as bluesky lays them out"})
+    except ClientError:
+        # The acquisition, which starts at the same time, may have made it meanwhile.
+        if "raw" not in root:
+            raise
 
 
 def _take_results(

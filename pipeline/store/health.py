@@ -53,6 +53,6 @@ class HealthWriter:
             }
         if facts == self._written:
             return
-        self._container.container(HEALTH).update_metadata(facts)
+        self._container.write_facts(HEALTH, facts)
         self._wrote = time.monotonic()
         self._written = facts

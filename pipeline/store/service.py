@@ -47,7 +47,7 @@ class RunState:
         self.container = container
         self.streams: dict[str, StreamWriter] = {}
         self.health = HealthWriter(container)
-        facts = {} if container.node is None else container.node.metadata
+        facts = container.metadata
         self.expected: set[str] = set(facts.get("start", {}).get("streams", ()))
         self.stopped = "stop" in facts
         self.complete = facts.get("complete", False)
@@ -92,7 +92,7 @@ class StoreService:
             state.container.create({"start": dict(document.document)})
             state.expected = set(document.document.get("streams", ()))
             return
-        if state.container.node is None:
+        if not state.container.exists:
             raise LinkRefusedError(f"run {document.run}: a stop document without a start")
         state.container.update({"stop": dict(document.document)})
         state.stopped = True
@@ -100,7 +100,7 @@ class StoreService:
     def on_open(self, start: RunStart, results: Sequence[type[Result]]) -> int:
         """Prepare a stream's nodes; the first frame whose results are not stored yet."""
         state = self._open_run(start.run)
-        if state.container.node is None:
+        if not state.container.exists:
             # Documents and results come over different connections: the start may be late.
             state.container.create({})
         stream = start.stream.stream

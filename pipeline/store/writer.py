@@ -13,10 +13,11 @@ from tiled.client.utils import handle_error
 from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
+from tiled.structures.table import TableStructure
 from tiled.utils import safe_json_dump
 
 from pipeline.messages import ArrayResult, FrameResults, Result, RowResult, StreamEnd
-from pipeline.store.datapath import DataPath
+from pipeline.store.datapath import DataPath, LiveBlock, LiveRows
 from pipeline.store.layout import (
     CHUNK_FRAMES,
     LEDGER_SCHEMA,
@@ -32,50 +33,80 @@ log = logging.getLogger(__name__)
 
 
 class RunContainer:
-    """The container of one run: its metadata and its nodes, made when first needed."""
+    """The container of one run: its metadata and its nodes, made when first needed.
+
+    A run that began here is known: nothing in it needs to be looked up. One that was there
+    before, after a restart, is asked for each node once.
+    """
 
     def __init__(self, root: Any, data: DataPath, run: str) -> None:
         self.data = data
         self.run = run
-        self.node: Any = root.get(run)
         self._root = root
-        self._lock = threading.Lock()
-        self._clients: dict[str, Any] = {}
+        self._client: Any = root.get(run)
+        self.exists = self._client is not None
+        self._fresh = not self.exists
+        self._lock = threading.RLock()
+        self._present: set[str] = {""}
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """As it was when the container was first looked at."""
+        return self._client.metadata if self.exists else {}
 
     def create(self, metadata: Mapping[str, Any]) -> None:
         """Make the container, or complete the metadata of the one that is there."""
-        if self.node is None:
-            self.node = self._root.create_container(key=self.run, metadata=dict(metadata))
-            self.container("alerts")
+        if not self.exists:
+            self.data.create((), self.run, metadata=metadata)
+            self.exists = True
+            self._make("alerts")
         elif metadata:
             self.update(metadata)
 
     def update(self, metadata: Mapping[str, Any]) -> None:
         """Add to the container's metadata."""
-        self.node.update_metadata(dict(metadata), drop_revision=True)
-
-    def container(self, path: str) -> Any:
-        """The container at a path below the run, made if it is missing."""
-        node = self.node
-        for depth, key in enumerate(path.split("/") if path else []):
-            here = "/".join(path.split("/")[: depth + 1])
-            with self._lock:
-                if here not in self._clients:
-                    self._clients[here] = node[key] if key in node else node.create_container(key)
-                node = self._clients[here]
-        return node
+        self._node("").update_metadata(dict(metadata), drop_revision=True)
 
     def segments(self, path: str) -> tuple[str, ...]:
+        """Keys from the root of the server."""
         return (self.run, *path.split("/"))
+
+    def _node(self, path: str) -> Any:
+        """A client of a node of this run."""
+        if self._client is None:
+            self._client = self._root[self.run]
+        return self._client[tuple(path.split("/"))] if path else self._client
+
+    def _make(self, path: str, source: DataSource[Any] | None = None) -> bool:
+        """Make a node, and the containers that it is in, if it is missing; whether it was."""
+        with self._lock:
+            if path in self._present:
+                return False
+            parent, _, key = path.rpartition("/")
+            self._make(parent)
+            missing = self._fresh or key not in self._node(parent)
+            if missing:
+                try:
+                    self.data.create(
+                        (self.run, *parent.split("/")) if parent else (self.run,), key, source
+                    )
+                except BaseException:
+                    # It may have been made although the answer was an error.
+                    self._fresh = False
+                    raise
+            self._present.add(path)
+            return missing
 
     def table(self, path: str, schema: pa.Schema) -> int:
         """Make a table if it is missing; the number of rows that it has."""
-        parent, _, key = path.rpartition("/")
-        container = self.container(parent)
-        if key not in container:
-            container.create_appendable_table(schema, key=key)
+        source = DataSource(
+            structure=TableStructure.from_schema(schema, 1),
+            structure_family=StructureFamily.table,
+            mimetype="application/x-tiled-sql-table",
+        )
+        if self._make(path, source):
             return 0
-        table = container[key]
+        table = self._node(path)
         missing = set(schema.names) ^ set(table.columns)
         if missing:
             raise LayoutError(
@@ -86,30 +117,28 @@ class RunContainer:
 
     def array(self, path: str, shape: tuple[int, ...]) -> None:
         """Make an array of one NaN chunk of frames, if it is missing."""
-        parent, _, key = path.rpartition("/")
-        container = self.container(parent)
-        if key in container:
-            return
         empty = np.full((CHUNK_FRAMES, *shape), np.nan)
-        self._new_array(container, key, empty)
-        self.data.patch(self.segments(path), empty, 0)
+        if self._make(path, _array_source(empty)):
+            self.data.patch(self.segments(path), empty, 0)
 
     def axis(self, path: str, values: np.ndarray) -> None:
-        """Store an axis once."""
-        parent, _, key = path.rpartition("/")
-        container = self.container(parent)
-        if key not in container:
-            container.write_array(np.asarray(values, dtype=float), key=key)
+        """Store an axis; a second time changes nothing."""
+        values = np.asarray(values, dtype=float)
+        self._make(path, _array_source(values))
+        self.data.patch(self.segments(path), values, 0)
 
     def live_array(self, path: str, shape: tuple[int, ...]) -> None:
-        parent, _, key = path.rpartition("/")
-        container = self.container(parent)
-        if key not in container:
-            self._new_array(container, key, np.zeros((1, *shape)))
+        """Make an array that is streamed and never stored, if it is missing."""
+        self._make(path, _array_source(np.zeros((1, *shape))))
+
+    def write_facts(self, path: str, facts: Mapping[str, Any]) -> None:
+        """Metadata of a container below the run, in place of what it had."""
+        self._make(path)
+        self.data.replace_metadata(self.segments(path), facts)
 
     def trim(self, path: str, frames: int) -> None:
         """Cut the NaN slabs of the first chunk that a short run never filled."""
-        node = self.node[tuple(path.split("/"))].include_data_sources()
+        node = self._node(path).include_data_sources()
         source = node.data_sources()[0]
         shape = (frames, *node.shape[1:])
         if frames >= node.shape[0] or frames == 0:
@@ -123,19 +152,19 @@ class RunContainer:
         body = safe_json_dump({"data_source": source})
         handle_error(node.context.http_client.put(uri, content=body))
 
-    @staticmethod
-    def _new_array(container: Any, key: str, values: np.ndarray) -> None:
-        structure = ArrayStructure(
-            data_type=BuiltinDtype.from_numpy_dtype(values.dtype),
-            shape=values.shape,
-            chunks=tuple((n,) for n in values.shape),
-        )
-        source = DataSource(
-            structure=structure,
-            structure_family=StructureFamily.array,
-            mimetype="application/x-zarr",
-        )
-        container.new(StructureFamily.array, [source], key=key)
+
+def _array_source(values: np.ndarray) -> DataSource[Any]:
+    """Storage for an array of one chunk."""
+    structure = ArrayStructure(
+        data_type=BuiltinDtype.from_numpy_dtype(values.dtype),
+        shape=values.shape,
+        chunks=tuple((n,) for n in values.shape),
+    )
+    return DataSource(
+        structure=structure,
+        structure_family=StructureFamily.array,
+        mimetype="application/x-zarr",
+    )
 
 
 class StreamWriter:
@@ -192,16 +221,18 @@ class StreamWriter:
         return self._end is not None and self.durable >= self._end.frames
 
     def _publish(self, message: FrameResults) -> None:
-        data, run = self._container.data, self._container
+        """Rows first: they are small, and alerts wait for them."""
+        run = self._container
+        live: list[LiveRows | LiveBlock] = [
+            LiveRows(run.segments(f"{LIVE}/{table.path}"), self._rows_of(table, [message]))
+            for table in self._tables
+        ]
         for node in self._arrays:
-            if node.find(message) is None:
-                continue
-            length = self._prepare_array(node, message)
-            block = node.block([message], length)
-            data.publish_block(run.segments(f"{LIVE}/{node.path}"), block, message.frame)
-        for table in self._tables:
-            rows = self._rows_of(table, [message])
-            data.publish_rows(run.segments(f"{LIVE}/{table.path}"), rows)
+            if node.find(message) is not None:
+                length = self._prepare_array(node, message)
+                path = run.segments(f"{LIVE}/{node.path}")
+                live.append(LiveBlock(path, node.block([message], length), message.frame))
+        run.data.publish(live)
 
     def _rows_of(self, table: TableNode, frames: Sequence[FrameResults]) -> pa.Table:
         if table.path == ledger_node(self.stream):

@@ -1,0 +1,70 @@
+"""All measurements, or those that are named.
+
+python -m benchmarks [integration | fit | bus | latency | rate]... [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from benchmarks.report import print_machine
+
+
+def _integration(quick: bool) -> None:
+    from benchmarks import integration
+
+    integration.main(["--frame", "1024 x 1024 u16", "--rounds", "5"] if quick else [])
+
+
+def _fit(quick: bool) -> None:
+    from benchmarks import fit
+
+    fit.main(rounds=5 if quick else 25)
+
+
+def _bus(quick: bool) -> None:
+    from benchmarks import bus
+
+    bus.main(count=50 if quick else 200)
+
+
+def _latency(quick: bool) -> None:
+    from benchmarks import latency
+
+    latency.main(measured_s=15.0 if quick else 60.0)
+
+
+def _rate(quick: bool) -> None:
+    from benchmarks import rate
+
+    rate.main(large_frames=60 if quick else 240, small_frames=300 if quick else 1500)
+
+
+BENCHMARKS: dict[str, Callable[[bool], None]] = {
+    "integration": _integration,
+    "fit": _fit,
+    "bus": _bus,
+    "latency": _latency,
+    "rate": _rate,
+}
+
+
+def main() -> int:
+    """Print a table for each benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs")
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in BENCHMARKS]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    for name in options.names or BENCHMARKS:
+        print_machine(name)
+        BENCHMARKS[name](options.quick)
+        print(flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
