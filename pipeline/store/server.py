@@ -1,17 +1,22 @@
 """A Tiled server inside this process: SQLite catalog, SQLite tables, local files, memory stream.
 
 The same class serves PostgreSQL and Redis where a config names them: what differs is three URIs.
+A run's config is stored with the run, so a URI says ``${NAME}`` where a password stands, and the
+password comes from the environment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import socket
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import uvicorn
 
@@ -31,24 +36,75 @@ class ServerError(RuntimeError):
     """The embedded server cannot start; the text says why and what to do."""
 
 
-def _initialise_catalog(uri: str) -> None:
-    """Create the catalog's tables, in this process.
+def with_secrets(uri: str) -> str:
+    """A URI with each ``${NAME}`` in it replaced by that environment variable, quoted for a URI.
+
+    Raises
+    ------
+    ServerError
+        If the variable is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in os.environ:
+            raise ServerError(f"{uri}: the environment has no {name}: set it to the password")
+        return quote(os.environ[name], safe="")
+
+    return re.sub(r"\$\{(\w+)\}", value, uri)
+
+
+def without_password(uri: str) -> str:
+    """A URI as it may be shown."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _prepare_catalog(uri: str) -> None:
+    """Create the catalog's tables if the database is new, in this process.
 
     ``tiled catalog init`` does the same in a second interpreter, whose imports would double the
-    time to start.
+    time to start, and whose command line shows the password.
+
+    Raises
+    ------
+    ServerError
+        If the database does not answer, refuses us or is another version's.
     """
+    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.ext.asyncio import create_async_engine
-    from tiled.alembic_utils import stamp_head
+    from tiled.alembic_utils import (
+        DatabaseUpgradeNeeded,
+        UninitializedDatabase,
+        check_database,
+        stamp_head,
+    )
     from tiled.catalog.alembic_constants import ALEMBIC_DIR, ALEMBIC_INI_TEMPLATE_PATH
-    from tiled.catalog.core import initialize_database
+    from tiled.catalog.core import ALL_REVISIONS, REQUIRED_REVISION, initialize_database
 
-    async def create() -> None:
+    async def create_if_new() -> bool:
         engine = create_async_engine(uri)
-        await initialize_database(engine)
-        await engine.dispose()
+        try:
+            await check_database(engine, REQUIRED_REVISION, ALL_REVISIONS)
+        except UninitializedDatabase:
+            await initialize_database(engine)
+            return True
+        finally:
+            await engine.dispose()
+        return False
 
-    asyncio.run(create())
-    stamp_head(Path(ALEMBIC_INI_TEMPLATE_PATH), Path(ALEMBIC_DIR), uri)
+    errors: tuple[type[Exception], ...] = (OSError, SQLAlchemyError, DatabaseUpgradeNeeded)
+    if uri.startswith("postgresql"):
+        import asyncpg
+
+        # A wrong password or a missing database reaches us as the driver's own error.
+        errors += (asyncpg.PostgresError,)
+    try:
+        if asyncio.run(create_if_new()):
+            stamp_head(Path(ALEMBIC_INI_TEMPLATE_PATH), Path(ALEMBIC_DIR), uri)
+    except errors as error:
+        reason = " ".join(str(error).split())
+        raise ServerError(f"catalog at {without_password(uri)}: {reason}") from error
 
 
 class EmbeddedServer:
@@ -110,27 +166,31 @@ class EmbeddedServer:
         from tiled.config import Authentication, StreamingCacheConfig
         from tiled.server.app import build_app
 
+        # It tells the catalog's URI with the password in it.
+        logging.getLogger("tiled.graph.router").setLevel(logging.WARNING)
         arrays = self.data_dir / "arrays"
         arrays.mkdir(parents=True, exist_ok=True)
         catalog_file = self.data_dir / "catalog.db"
-        catalog_uri = self.settings.catalog_uri or f"sqlite+aiosqlite:///{catalog_file}"
-        tables_uri = self.settings.tables_uri or f"sqlite:///{self.data_dir / 'tables.db'}"
-        if self.settings.catalog_uri is None and not catalog_file.exists():
-            _initialise_catalog(catalog_uri)
+        tables_file = self.data_dir / "tables.db"
+        catalog_uri = with_secrets(
+            self.settings.catalog_uri or f"sqlite+aiosqlite:///{catalog_file}"
+        )
+        tables_uri = with_secrets(self.settings.tables_uri or f"sqlite:///{tables_file}")
+        cache_uri = with_secrets(self.settings.stream_cache_uri or "memory")
+        if self.settings.catalog_uri is not None or not catalog_file.exists():
+            _prepare_catalog(catalog_uri)
         # Two connections on one SQLite file fail each other's appends as locked.
         pool: dict[str, Any] = (
             {"storage_pool_size": 1, "storage_max_overflow": 0}
             if self.settings.tables_uri is None
             else {}
         )
-        cache = StreamingCacheConfig(uri=self.settings.stream_cache_uri or "memory").model_dump()
+        cache = StreamingCacheConfig(uri=cache_uri).model_dump()
         cache["maxsize"] = STREAM_CACHE_MESSAGES
         self.catalog = from_uri(
             catalog_uri,
             writable_storage=[arrays, tables_uri],
             readable_storage=[*map(str, self.readable)],
-            # A server of its own may be empty; ours was made above, without a second process.
-            init_if_not_exists=self.settings.catalog_uri is not None,
             cache_config=cache,
             **pool,
         )
