@@ -57,6 +57,10 @@ class Signals:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: object) -> None:
+        # On a thread: the main thread may hold the very locks that are taken here.
+        threading.Thread(target=self._end, args=(number,), daemon=True).start()
+
+    def _end(self, number: int) -> None:
         if self.run_over:
             self.leave.set()
         self._clock.stop(f"stopped by {signal.Signals(number).name}")

@@ -41,6 +41,7 @@ class AlertFollower:
 
     def _follow(self) -> None:
         looked = 0.0
+        self._wait_for_run()
         for message in NodeSocket(self._address, self._path, self._stop):
             if message is not None and message.get("type") == "container-child-created":
                 self._tell(message["key"], message["metadata"])
@@ -51,6 +52,15 @@ class AlertFollower:
                         self._tell(key, fields)
                 except UnreachableError:
                     continue  # the socket reconnects, and then this looks again
+
+    def _wait_for_run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if self._http.exists(self._path):
+                    return
+            except UnreachableError:
+                pass  # still starting, or away: asked again
+            self._stop.wait(0.5)
 
     def _tell(self, key: str, fields: dict[str, Any]) -> None:
         if key not in self._seen:

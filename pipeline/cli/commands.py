@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from pipeline.cli.screen import Screen
 from pipeline.cli.session import Session, SessionError, free_port, running_server
 from pipeline.cli.supervisor import Supervisor
 from pipeline.config.loader import load_config
+from pipeline.stopping import stop_on_signals
 
 out = Console()
 err = Console(stderr=True)
@@ -150,18 +149,14 @@ def alerts(data_dir: Path, tiled: str | None, run: str | None, follow: bool, lin
         if not follow:
             queries.print_alerts(http, key, out, lines)
             return
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = stop_on_signals()
 
     def show(_key: str, fields: dict[str, Any]) -> None:
         print(json.dumps(fields) if lines else queries.alert_line(fields), flush=True)
 
     follower = AlertFollower(address, key, show).start()
     try:
-        while not stop.wait(0.5):
-            pass
-    except KeyboardInterrupt:
-        pass
+        stop.wait()
     finally:
         follower.stop()
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from pipeline.access import TiledAddress, UnreachableError
@@ -17,6 +15,7 @@ from pipeline.config.loader import ConfigError, load_config
 from pipeline.config.wiring import Wiring
 from pipeline.detect.registry import detectors_for
 from pipeline.detect.watch import Watch
+from pipeline.stopping import stop_on_signals
 
 
 def main() -> int:
@@ -26,9 +25,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         wiring = Wiring.model_validate_json(arguments.wiring.read_text())
         config = load_config(wiring.config_file)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+
+from pipeline.stopping import stop_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     log = logging.getLogger("pipeline.replay")
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
 
     import zmq
 

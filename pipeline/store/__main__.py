@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from pipeline.config.loader import ConfigError, load_config
 from pipeline.config.plumbing import Bus, Store
+from pipeline.stopping import stop_on_signals
 
 log = logging.getLogger("pipeline.store")
 
@@ -44,9 +44,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("httpx", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    stop = stop_on_signals()
     # Imported late: the arguments are checked before the seconds that Tiled needs.
     from pipeline.store.server import ServerError
 
