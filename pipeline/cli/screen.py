@@ -41,15 +41,18 @@ PHASES = {
 
 
 def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) -> str:
-    """A value with its standard error and unit; a dash where there is none."""
+    """A value with its standard error and unit; a dash where there is none.
+
+    Where there is an error, it has two significant figures and the value as many decimals.
+    """
     value = math.nan if row is None else row.get(name, math.nan)
     if value is None or math.isnan(value):
         return "-"
     error = row.get(f"{name}_err") if row else None
-    text = f"{value:.{digits}f}"
-    if error is not None and not math.isnan(error):
-        text += f" ± {error:.{digits}f}"
-    return f"{text} {unit}".rstrip()
+    if error is None or not error > 0:
+        return f"{value:.{digits}f} {unit}".rstrip()
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 5)
+    return f"{value:.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
 
 
 class Screen:
