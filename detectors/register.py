@@ -37,6 +37,10 @@ BATCH_PERIOD_S = 1.0
 NICENESS = 10
 # Between attempts while Tiled is away.
 RETRY_PERIOD_S = 2.0
+# Tiled takes 9 to 14 s to start on an idle machine: silence until then is no outage.
+STARTUP_S = 20.0
+
+_AWAY = "Tiled at %s is away (%s): raw frames are recorded, and registered when it is back"
 
 
 class RunAbandonedError(RuntimeError):
@@ -129,11 +133,9 @@ def register_with_retries(
             refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
             if refused or not alive():
                 raise
-            line = f"Tiled at {url} is away ({type(error).__name__}): raw frames are recorded, "
-            line += "and registered when it is back"
-            if line != said:
-                log.warning("%s", line)
-                said = line
+            if type(error).__name__ != said:
+                said = type(error).__name__
+                log.warning(_AWAY, url, said)
             time.sleep(RETRY_PERIOD_S)
         else:
             log.info("raw run registered as %s/%s", RAW_CONTAINER, uid)
@@ -150,10 +152,14 @@ def wait_for_listener(url: str, alive: Callable[[], bool]) -> None:
         parts.hostname or "localhost",
         parts.port or (443 if parts.scheme == "https" else 80),
     )
+    began, said = time.monotonic(), False
     while alive():
         try:
             socket.create_connection(address, timeout=RETRY_PERIOD_S).close()
-        except OSError:
+        except OSError as error:
+            if not said and time.monotonic() - began > STARTUP_S:
+                log.warning(_AWAY, url, type(error).__name__)
+                said = True
             time.sleep(RETRY_PERIOD_S)
         else:
             return
