@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.access import TiledAddress, TiledHttp
 from pipeline.cli.session import free_port, running_server
@@ -58,3 +59,31 @@ def start_store(folder: Path, port: int | None = None, link: str | None = None) 
         time.sleep(0.1)
     assert json.loads((folder / "server.json").read_text())["link"] == link
     return StoreProcess(folder, process, port, link)
+
+
+def nucleate(*arguments: str | Path, timeout_s: float = 150) -> subprocess.CompletedProcess[str]:
+    """The command, as a user calls it; its output is text."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def replayed(recording: str | Path, store: StoreProcess, *arguments: str | Path) -> str:
+    """Replay by the command on the store's folder; the key of the new run."""
+    done = nucleate("replay", recording, "--data-dir", store.folder, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def alerts_of(http: TiledHttp, run: str) -> list[dict[str, Any]]:
+    """The alerts of a run, in order of time."""
+    return sorted((fields for _, fields in http.children(f"{run}/alerts")), key=_when)
+
+
+def _when(alert: dict[str, Any]) -> tuple[float, str]:
+    return alert["time_s"], alert["kind"]

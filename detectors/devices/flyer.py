@@ -214,6 +214,12 @@ class FrameFlyer(Device):
         return self._flight.recording_dir / f"{self.stream}.h5"
 
     @property
+    def geometry(self) -> str | None:
+        """Geometry of the prepared detector as the text of a PONI file, if it has one."""
+        poni = self._prepared_start().metadata.get("poni")
+        return None if poni is None else str(poni)
+
+    @property
     def end(self) -> StreamEnd | None:
         """What was published last, or None while frames are taken or if the stream failed."""
         future = self._acquiring

@@ -25,6 +25,14 @@ def newest_run(http: TiledHttp) -> str:
     return runs[0]
 
 
+def _require_run(http: TiledHttp, run: str) -> dict[str, Any]:
+    """Metadata of a run that has to be there."""
+    metadata = http.metadata(run)
+    if metadata is None:
+        raise SessionError(f"there is no run {run} at {http.address.url}")
+    return metadata
+
+
 def example_curl(address: TiledAddress, run: str, data_dir: Path) -> str:
     """A command that fetches the sizes of a run; the key stays in its file."""
     return (
@@ -40,6 +48,7 @@ def alert_line(fields: dict[str, Any]) -> str:
 
 def print_alerts(http: TiledHttp, run: str, console: Console, json_lines: bool) -> None:
     """All alerts of a run, in order of time."""
+    _require_run(http, run)
     found = sorted((f for _, f in http.children(f"{run}/alerts")), key=lambda f: f["time_s"])
     if json_lines:
         for fields in found:
@@ -53,9 +62,7 @@ def print_alerts(http: TiledHttp, run: str, console: Console, json_lines: bool) 
 def print_status(http: TiledHttp, run: str | None, console: Console) -> None:
     """What a run has given so far."""
     run = run or newest_run(http)
-    metadata = http.metadata(run)
-    if metadata is None:
-        raise SessionError(f"there is no run {run} at {http.address.url}")
+    metadata = _require_run(http, run)
     state = "complete" if metadata.get("complete") else "running, or was cut off"
     console.print(f"Tiled {http.address.url}", soft_wrap=True)
     console.print(f"Run   {run} ({state})", soft_wrap=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bus import FramePublisher, LinkSender
+from pipeline.config.inputs import geometries, input_hashes
 from pipeline.config.run import RunConfig
 from pipeline.config.wiring import Wiring
 from pipeline.messages import Frame, RunDocument
@@ -191,11 +192,15 @@ class Player:
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "software": _versions(),
             "recording": str(self.wiring.recording_dir.resolve()),
-            "geometry": {
-                name: source.start.metadata["poni"]
-                for name, source in self.sources.items()
-                if "poni" in source.start.metadata
-            },
+            "inputs": input_hashes(self.wiring.config_file, self.config),
+            "geometry": geometries(
+                self.config,
+                {
+                    name: source.start.metadata["poni"]
+                    for name, source in self.sources.items()
+                    if "poni" in source.start.metadata
+                },
+            ),
             "replay_of": {
                 "name": recording.name,
                 "uri": recording.uri,

@@ -1,0 +1,51 @@
+"""Which files a run's analysis depends on, and what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pipeline.config.run import RunConfig
+
+
+def input_hashes(config_file: Path, config: RunConfig) -> list[dict[str, str]]:
+    """``file`` and ``sha256`` of the config and of each file that its reduction names.
+
+    A list, since neither bluesky nor Tiled takes a path for a key.
+
+    Parameters
+    ----------
+    config_file
+        Where ``config`` was read from.
+    config
+        Its paths are absolute, as :func:`pipeline.config.loader.load_config` leaves them.
+
+    Raises
+    ------
+    OSError
+        If one of the files cannot be read; it names the file.
+    """
+    reduce = config.saxs.reduce
+    named = (reduce.poni_file, reduce.mask_file, reduce.background_file)
+    paths = [config_file, *(Path(name) for name in named if name is not None)]
+    return [
+        {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in paths
+    ]
+
+
+def geometries(config: RunConfig, of_streams: dict[str, str]) -> dict[str, str]:
+    """Text of the geometry (PONI) that each stream is reduced with.
+
+    Parameters
+    ----------
+    config
+        Its ``poni_file`` overrides what the detector says. A NeXus file is named, not quoted.
+    of_streams
+        What the detectors say, by stream.
+    """
+    name = config.saxs.reduce.poni_file
+    if name is None:
+        return of_streams
+    is_text = Path(name).suffix.lower() == ".poni"
+    return {**of_streams, "saxs": Path(name).read_text(encoding="utf-8") if is_text else name}
