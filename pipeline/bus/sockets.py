@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket as net
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Sockets:
                     self._keys / "server.key_secret"
                 )
                 socket.curve_server = True
-            socket.bind(endpoint)
+            socket.bind(_numeric(endpoint))
         except zmq.ZMQError as error:
             raise zmq.ZMQError(error.errno, f"cannot bind {endpoint}: {error.strerror}") from error
         return socket
@@ -138,6 +139,22 @@ def check_endpoint(endpoint: str, *, secured: bool) -> None:
             f"{endpoint} can be reached from other machines: bind to 127.0.0.1, "
             "or set bus.curve_keys to a folder with CURVE keys"
         )
+
+
+def _numeric(endpoint: str) -> str:
+    """The endpoint with this machine's address instead of its name.
+
+    libzmq connects to names but binds to addresses only; so one wiring serves both ends.
+    """
+    scheme, _, rest = endpoint.partition("://")
+    name, _, port = rest.rpartition(":")
+    if scheme != "tcp" or name == "*":
+        return endpoint
+    try:
+        address = net.gethostbyname(name)
+    except OSError:  # an interface's name, or nonsense: libzmq knows
+        return endpoint
+    return f"{scheme}://{address}:{port}"
 
 
 def _is_loopback(host: str) -> bool:

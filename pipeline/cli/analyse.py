@@ -1,6 +1,9 @@
 """The analysing process of one stream: frames in, results to the store.
 
-python -m pipeline.cli.analyse --wiring FILE --stream saxs
+python -m pipeline.cli.analyse --wiring FILE --stream saxs [--stages reduce|fit]
+
+With ``--stages`` a stream is shared by two processes: one reduces and sends to the other, which
+fits and sends all results to the store. Where they meet stands in the wiring, under ``links``.
 """
 
 from __future__ import annotations
@@ -8,19 +11,22 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import signal
 import sys
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.supervisor import HOPELESS
 from pipeline.config.loader import ConfigError, load_config
 from pipeline.config.wiring import Wiring
+from pipeline.messages import Result
+from pipeline.stopping import stop_on_signals
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+    from pipeline.config.plumbing import Bus
     from pipeline.messages import Stage
+    from pipeline.runner import Relay, Runner
 
 
 def stages_for(stream: str, config: RunConfig) -> list[Stage]:
@@ -47,7 +53,7 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
             stages.append(FitExciton(config.absorbance.fit))
         extra = config.absorbance.extra_stages
     else:
-        raise ConfigError(f"there are no stages for a stream {stream!r}: saxs or absorbance")
+        raise ConfigError([f"there are no stages for a stream {stream!r}: saxs or absorbance"])
     return stages + [extra_stage(name) for name in extra]
 
 
@@ -57,36 +63,83 @@ def extra_stage(name: str) -> Stage:
     try:
         return getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"extra stage {name!r} cannot be loaded: {error}") from None
+        raise ConfigError([f"extra stage {name!r} cannot be loaded: {error}"]) from None
+
+
+def split(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage]]:
+    """The stage that takes frames, and those that take results and can run elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        If a later stage wants frames, which stay where they are reduced.
+    """
+    reducing, fitting = list(stages[:1]), list(stages[1:])
+    for stage in fitting:
+        if wanted := [kind.__name__ for kind in stage.consumes if not issubclass(kind, Result)]:
+            raise ConfigError(
+                [
+                    f"stage {stage.name} wants {', '.join(wanted)}, which the process of "
+                    "--stages fit does not see: run this stream without --stages"
+                ]
+            )
+    return reducing, fitting
+
+
+def host_for(
+    part: str, stream: str, stages: Sequence[Stage], wiring: Wiring, bus: Bus
+) -> Runner | Relay:
+    """What runs a stream's stages, or a part of them, in this process.
+
+    Raises
+    ------
+    ConfigError
+        If the wiring does not say what this part needs.
+    """
+    from pipeline.runner import Relay, Runner
+
+    if stream not in wiring.frames:
+        known = ", ".join(wiring.frames)
+        raise ConfigError([f"expected a stream of this run ({known}), got {stream}"])
+    if part == "all":
+        return Runner(wiring.frames[stream], wiring.store, bus, stages)
+    if stream not in wiring.links:
+        raise ConfigError(
+            [f"--stages {part}: the wiring has no links.{stream}, say where they meet"]
+        )
+    reducing, fitting = split(stages)
+    if part == "reduce":
+        return Runner(wiring.frames[stream], wiring.links[stream], bus, reducing)
+    return Relay(wiring.links[stream], wiring.store, bus, fitting)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Arguments of this process."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.cli.analyse", description=__doc__)
+    parser.add_argument("--wiring", type=Path, required=True)
+    parser.add_argument("--stream", required=True)
+    parser.add_argument("--stages", choices=("all", "reduce", "fit"), default="all")
+    return parser
 
 
 def main() -> int:
     """Analyse one stream of one run; 0 when every frame's results are stored."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.cli.analyse", description=__doc__)
-    parser.add_argument("--wiring", type=Path, required=True)
-    parser.add_argument("--stream", required=True)
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         wiring = Wiring.model_validate_json(arguments.wiring.read_text())
         config = load_config(wiring.config_file)
         stages = stages_for(arguments.stream, config)
-        endpoints = wiring.frames[arguments.stream]
-    except KeyError:
-        print(f"nucleate analyse: no stream {arguments.stream} in this run", file=sys.stderr)
-        return HOPELESS
+        host = host_for(arguments.stages, arguments.stream, stages, wiring, config.bus)
     except (ConfigError, OSError, ValueError) as error:
         print(f"nucleate analyse: {error}", file=sys.stderr)
         return HOPELESS
     from pipeline.bus import LinkRefusedError
     from pipeline.reduce.files import InputError
-    from pipeline.runner import Runner
 
     try:
-        return Runner(endpoints, wiring.store, config.bus, stages).run(stop)
+        return host.run(stop)
     except (InputError, LinkRefusedError) as error:
         print(f"nucleate analyse: {arguments.stream}: {error}", file=sys.stderr)
         return HOPELESS

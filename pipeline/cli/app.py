@@ -121,6 +121,37 @@ def doctor(
     commands.doctor(data_dir, tiled, config)
 
 
+@app.command(epilog="Example: `nucleate keys /etc/nucleate/keys`")
+def keys(
+    folder: Annotated[Path, typer.Argument(help="Folder; a complete set in it is left alone.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+) -> None:
+    """Make the CURVE keys that sockets need which other machines may reach."""
+    commands.keys(folder)
+
+
+@app.command(
+    epilog="Example: `nucleate wiring run.yaml --run shift-7 --host-for store=tiled.example.org`"
+)
+def wiring(
+    config: Annotated[Path, typer.Argument(help="YAML file, as every machine sees it.")],
+    run: Annotated[str, typer.Option(help="Key of the run, new for each.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+    host_for: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART=HOST",
+            help="Machine of a part: detectors, fit-saxs, fit-absorbance or store. Repeatable.",
+        ),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="File to write, instead of printing.")] = None,
+) -> None:
+    """Print who talks to whom in a run whose processes you start yourself."""
+    commands.wiring(config, run, data_dir, tiled, host_for or [], to)
+
+
 @config_app.command("check", epilog="Example: `nucleate config check configs/cs_dopa.yaml`")
 def config_check(
     file: Annotated[Path, typer.Argument(help="YAML file.")],

@@ -168,6 +168,32 @@ def doctor(data_dir: Path, tiled: str | None, config_file: Path | None) -> None:
         raise typer.Exit(1)
 
 
+def keys(folder: Path) -> None:
+    """Make CURVE keys, or say that they are there."""
+    from pipeline.cli.keys import make_keys
+
+    done = "made" if make_keys(folder) else "there already, unchanged"
+    out.print(f"{folder}: keys {done}", markup=False, soft_wrap=True)
+
+
+def wiring(
+    config_file: Path,
+    run: str,
+    data_dir: Path,
+    tiled: str | None,
+    hosts: list[str],
+    to: Path | None,
+) -> None:
+    """Print a run's wiring, or write it."""
+    from pipeline.cli.wiring import make_wiring
+
+    text = make_wiring(config_file, run, data_dir, hosts, tiled).model_dump_json(indent=2)
+    if to is None:
+        print(text)
+    else:
+        to.write_text(text + "\n", encoding="utf-8")
+
+
 def config_check(file: Path) -> None:
     config = load_config(file)
     streams = ", ".join(configs.acquired_streams(config)) or "no detectors"

@@ -42,16 +42,30 @@ class StageChain:
 
     def process(self, frame: Frame, newest: int = -1) -> FrameResults:
         """All results of a frame. What a stage refuses is named; results before it are kept."""
-        messages: list[Frame | Result] = [frame]
-        rejected = None
+        messages, rejected = self._through([frame])
+        return self._results(frame.frame, frame.time_s, messages[1:], rejected, newest)
+
+    def resume(self, received: FrameResults) -> FrameResults:
+        """Go on where a chain in another process left off: its results, and those made of them.
+
+        A frame that was rejected there gives nothing more here, as it would in one chain.
+        """
+        if received.rejected is not None:
+            return received
+        messages, rejected = self._through(received.results)
+        return self._results(received.frame, received.time_s, messages, rejected, received.newest)
+
+    def _through(self, first: Iterable[Frame | Result]) -> tuple[list[Frame | Result], str | None]:
+        """``first`` and all that the stages make of it; why they stopped, if one refused."""
+        messages = list(first)
         try:
             for stage in self.stages:
                 for message in tuple(messages):
                     if isinstance(message, stage.consumes):
                         messages += stage.process(message)
         except BadFrameError as error:
-            rejected = str(error)
-        return self._results(frame.frame, frame.time_s, messages[1:], rejected, newest)
+            return messages, str(error)
+        return messages, None
 
     def missing(self, frame: int, reason: str, newest: int = -1) -> FrameResults:
         """The entry of a frame that never came, or that cannot be read."""
