@@ -23,6 +23,7 @@ import zmq
 from pipeline.access import TiledHttp
 from pipeline.bus import SpoolReader
 from pipeline.cli.session import Session
+from pipeline.messages import ImageFrame
 from pipeline.replay import open_recording
 from tests.hostile_bytes import corpus, shoot, shoot_tcp
 from tests.support import REPOSITORY, StoreProcess, alerts_of, nucleate, replayed
@@ -130,6 +131,12 @@ def live(store: StoreProcess, http: TiledHttp, config_file: Path) -> Iterator[At
         session.close()
 
 
+def metadata_of(http: TiledHttp, path: str) -> dict[str, Any]:
+    metadata = http.metadata(path)
+    assert metadata is not None, path
+    return metadata
+
+
 def columns(http: TiledHttp, path: str) -> dict[str, bytes | list[Any]]:
     """A table, comparable bit for bit: NaN is not equal to itself."""
     table = http.table(path)
@@ -174,7 +181,7 @@ def test_every_frame_is_stored_once_although_its_processes_were_killed(
         np.testing.assert_allclose(
             ledger["time_s"].to_numpy(), period_s * np.arange(1, count + 1), atol=1e-6
         )
-    metadata = http.metadata(f"{live.run}/health")
+    metadata = metadata_of(http, f"{live.run}/health")
     for stream, count in FRAMES.items():
         assert metadata[stream] == {"published": count, "stored": count, "lost": 0, "rejected": 0}
 
@@ -195,7 +202,7 @@ def test_every_alert_is_there_once_although_detection_was_killed(
 
 
 def test_the_run_says_what_it_rests_on(live: Attacked, http: TiledHttp, config_file: Path) -> None:
-    metadata = http.metadata(live.run)
+    metadata = metadata_of(http, live.run)
     assert metadata["complete"]
     start, stop = metadata["start"], metadata["stop"]
     assert (stop["exit_status"], stop["run_start"]) == ("success", start["uid"])
@@ -211,10 +218,11 @@ def test_the_run_says_what_it_rests_on(live: Attacked, http: TiledHttp, config_f
 def test_the_raw_run_is_registered_with_the_counts_of_the_recording(
     live: Attacked, http: TiledHttp
 ) -> None:
-    raw = http.metadata(live.run)["start"]["raw"]
-    assert http.metadata(raw)["stop"]["num_events"] == FRAMES
+    raw = metadata_of(http, live.run)["start"]["raw"]
+    assert metadata_of(http, raw)["stop"]["num_events"] == FRAMES
     with SpoolReader(live.session.recording_dir / "saxs.h5") as reader:
-        recorded = np.stack([reader.read(frame).image for frame in range(60)])
+        frames = [reader.read(frame) for frame in range(60)]
+    recorded = np.stack([frame.image for frame in frames if isinstance(frame, ImageFrame)])
     images = http.array(f"{raw}/saxs/saxs_image", "", recorded.dtype)
     assert images is not None
     np.testing.assert_array_equal(images.reshape(recorded.shape), recorded)
@@ -227,8 +235,8 @@ def test_a_replay_as_fast_as_possible_gives_the_same_bits(
     again = replayed(live.session.recording_dir, store, "--speed", "max")
     assert again != live.run
     assert_same_results(http, live.run, again)
-    source = http.metadata(again)["start"]["replay_of"]
-    assert source["start"]["uid"] == http.metadata(live.run)["start"]["uid"]
+    source = metadata_of(http, again)["start"]["replay_of"]
+    assert source["start"]["uid"] == metadata_of(http, live.run)["start"]["uid"]
     assert source["content_hash"].startswith("sha256:")
 
 
@@ -283,7 +291,7 @@ def test_ctrl_c_ends_a_run_in_order_that_is_written_to_a_server_named_by_url(
             process.kill()
             process.communicate()
     assert process.returncode == 0, errors
-    metadata = http.metadata(run)
+    metadata = metadata_of(http, run)
     assert metadata["complete"]
     assert metadata["stop"]["exit_status"] == "success"
     assert "stopped" in metadata["stop"]["reason"]

@@ -33,7 +33,7 @@ def recorded(recording: str) -> Path:
     # Imported late: most commands need no reader.
     from pipeline.replay.tiled_run import is_tiled_uri
 
-    if not path.exists() and not is_tiled_uri(recording):
+    if not Path(recording).exists() and not is_tiled_uri(recording):
         raise SessionError(f"{recording}: no such file or folder")
     raise SessionError(
         f"{recording} has no config of its own: name one with --config "

@@ -6,11 +6,14 @@ python -m pipeline.store --data-dir DIR --link tcp://127.0.0.1:PORT [--port N] [
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,36 @@ from pipeline.config.plumbing import Bus, Store
 from pipeline.stopping import stop_on_signals
 
 log = logging.getLogger("pipeline.store")
+
+# As the supervisor's: this process would fail in the same way again.
+HOPELESS = 2
+
+
+class FolderTakenError(RuntimeError):
+    """Another server works on the data folder."""
+
+
+@contextmanager
+def sole_server(data_dir: Path) -> Iterator[None]:
+    """Keep a second server off a data folder: SQLite is not shared, and their addresses are.
+
+    The lock goes with the process, however that ends.
+
+    Raises
+    ------
+    FolderTakenError
+        If another process has it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "store.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTakenError(
+                f"another server is starting or running on {data_dir}: wait for it, or choose "
+                "another --data-dir"
+            ) from None
+        yield
 
 
 def write_server_file(data_dir: Path, url: str, link: str | None) -> Path:
@@ -50,13 +83,15 @@ def main() -> int:
 
     try:
         config = load_config(arguments.config) if arguments.config else None
-        return _serve(
-            arguments,
-            config.bus if config else Bus(),
-            config.store if config else Store(),
-            stop,
-        )
-    except (ConfigError, ServerError, OSError, ValueError) as error:
+        bus, settings = (config.bus, config.store) if config else (Bus(), Store())
+        if arguments.tiled is not None:
+            return _serve(arguments, bus, settings, stop)
+        with sole_server(arguments.data_dir):
+            return _serve(arguments, bus, settings, stop)
+    except (ConfigError, FolderTakenError) as error:
+        print(f"nucleate store: {error}", file=sys.stderr)
+        return HOPELESS
+    except (ServerError, OSError, ValueError) as error:
         print(f"nucleate store: {error}", file=sys.stderr)
         return 1
 
