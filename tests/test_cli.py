@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typer.main import get_command
 
 from pipeline.cli import main
 from pipeline.cli.app import app
+from pipeline.cli.supervisor import HOPELESS
 from tests.support import REPOSITORY, StoreProcess, nucleate
 
 SMALL = """\
@@ -37,7 +40,8 @@ class Command:
         self._capture.readouterr()
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
-        return Done(int(ended.value.code or 0), *self._capture.readouterr())
+        told = self._capture.readouterr()
+        return Done(int(ended.value.code or 0), told.out, told.err)
 
     def refused(self, *arguments: str | Path) -> str:
         """The one line that says why."""
@@ -66,13 +70,13 @@ def test_every_command_shows_an_example() -> None:
     group = get_command(app)
     commands = dict(group.commands)  # pyright: ignore[reportAttributeAccessIssue]
     commands |= commands.pop("config").commands
-    assert {"demo", "run", "replay", "serve", "status", "alerts", "doctor", "check"} <= set(
-        commands
-    )
+    shared = {"demo", "run", "replay", "serve", "status", "alerts", "doctor", "check"}
+    assert shared <= commands.keys()
     for name, known in commands.items():
         assert "Example: `nucleate" in (known.epilog or ""), name
-        options = {option for parameter in known.params for option in parameter.opts}
-        assert "--data-dir" in options, name
+    for name in shared:
+        options = {option for known in commands[name].params for option in known.opts}
+        assert {"--data-dir", "--tiled"} <= options, name
 
 
 def test_a_typo_in_a_config_is_told_with_its_line_and_what_was_meant(tmp_path: Path) -> None:
@@ -158,3 +162,15 @@ def test_doctor(command: Command, store: StoreProcess, config: Path, tmp_path: P
     done = command("doctor", "--data-dir", store.folder, "--config", tmp_path / "typo.yaml")
     assert done.code == 1
     assert "typo.yaml:1: " in done.out
+
+
+def test_a_folder_has_one_server(store: StoreProcess) -> None:
+    command = [sys.executable, "-m", "pipeline.store", "--data-dir", str(store.folder)]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == HOPELESS
+    (line,) = done.stderr.splitlines()
+    assert f"another server is starting or running on {store.folder}" in line
+    with store.http() as http:
+        assert http.exists("raw")

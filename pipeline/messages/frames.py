@@ -70,7 +70,7 @@ class ImageFrame:
 
     @property
     def time_s(self) -> float:
-        return self.time_ns * 1e-9
+        return self.time_ns / 1e9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +88,7 @@ class SpectrumFrame:
 
     @property
     def time_s(self) -> float:
-        return self.time_ns * 1e-9
+        return self.time_ns / 1e9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +104,7 @@ class CurveFrame:
 
     @property
     def time_s(self) -> float:
-        return self.time_ns * 1e-9
+        return self.time_ns / 1e9
 
 
 Frame = ImageFrame | SpectrumFrame | CurveFrame
