@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency import lost_frames, print_usage, watch_usage
+from benchmarks.latency import compile_kernels, lost_frames, print_usage, watch_usage
 from benchmarks.report import Usage
 from detectors.devices.build import make_devices
 from pipeline.access import TiledHttp, UnreachableError
@@ -24,7 +24,6 @@ from pipeline.bus import SpoolWriter
 from pipeline.cli.configs import packaged
 from pipeline.cli.session import Session
 from pipeline.config.acquisition import SimulatedDevices, SimulatedSaxs, SimulatedSpectrometer
-from pipeline.config.loader import load_config
 from pipeline.messages import StreamEnd
 
 RUN = "benchmark"
@@ -78,7 +77,7 @@ def replay(load: Load, folder: Path) -> None:
     """Replay at full speed and print one row."""
     record(load, folder / "recording")
     config = folder / "recording" / "config.yaml"
-    load_config(config)
+    compile_kernels(config, (load.stream,))
     session = Session(folder / "data", config, (load.stream,))
     usage: dict[str, list[tuple[float, Usage]]] = {}
     watch = watch_usage(session, usage)

@@ -166,6 +166,8 @@ class EmbeddedServer:
         from tiled.config import Authentication, StreamingCacheConfig
         from tiled.server.app import build_app
 
+        from pipeline.store.fastapi_memo import remember_dependants
+
         # It tells the catalog's URI with the password in it.
         logging.getLogger("tiled.graph.router").setLevel(logging.WARNING)
         arrays = self.data_dir / "arrays"
@@ -194,9 +196,11 @@ class EmbeddedServer:
             cache_config=cache,
             **pool,
         )
-        return build_app(
+        app = build_app(
             self.catalog, authentication=Authentication(single_user_api_key=self.api_key)
         )
+        remember_dependants()
+        return app
 
     def _run(self, ready: threading.Event) -> None:
         assert self._server is not None

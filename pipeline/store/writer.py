@@ -260,18 +260,13 @@ class StreamWriter:
             while (message := self._pending.get(self.durable + len(frames))) is not None:
                 frames.append(message)
         if frames:
-            for node in self._arrays:
-                found = next((m for m in frames if node.find(m) is not None), None)
-                if found is not None:
-                    length = self._prepare_array(node, found)
-                    block = node.block(frames, length)
-                    path = self._container.segments(node.path)
-                    self._container.data.patch(path, block, frames[0].frame)
-            for table in self._tables:
-                # After a crash between two tables one may be ahead: it skips what it has.
-                new = [m for m in frames if m.frame >= self._rows[table.path]]
-                if new:
-                    self._append(table, new)
+            # Rows first: readers wait for them. The ledger last: by it a restarted writer knows
+            # that the frames' arrays are stored as well.
+            *tables, ledger_table = self._tables
+            for table in tables:
+                self._append(table, frames)
+            self._patch_arrays(frames)
+            self._append(ledger_table, frames)
             with self._lock:
                 for message in frames:
                     del self._pending[message.frame]
@@ -283,11 +278,24 @@ class StreamWriter:
             self.ended = True
         return len(frames)
 
-    def _append(self, table: TableNode, frames: Sequence[FrameResults]) -> None:
-        """Append rows; after an error look what the server has, since an append is not repeatable.
+    def _patch_arrays(self, frames: Sequence[FrameResults]) -> None:
+        for node in self._arrays:
+            found = next((m for m in frames if node.find(m) is not None), None)
+            if found is not None:
+                length = self._prepare_array(node, found)
+                path = self._container.segments(node.path)
+                self._container.data.patch(path, node.block(frames, length), frames[0].frame)
 
-        The server may have committed the batch although the answer was an error.
+    def _append(self, table: TableNode, frames: Sequence[FrameResults]) -> None:
+        """Append the rows that a table does not have yet.
+
+        After a crash between two tables one may be ahead: it skips what it has. After an error
+        the server is asked what it has, since an append is not repeatable: it may have committed
+        the batch although the answer was an error.
         """
+        frames = [m for m in frames if m.frame >= self._rows[table.path]]
+        if not frames:
+            return
         path = self._container.segments(table.path)
         try:
             self._container.data.append(path, self._rows_of(table, frames))
