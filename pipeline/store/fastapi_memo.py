@@ -2,7 +2,7 @@
 
 Tiled replaces one dependency of its application (``dependency_overrides``), and FastAPI then
 inspects the signatures of all functions behind a request again, at each request: 227 of 428
-samples of a profile of the store during a live run, 85 % of what was spent on requests. What it
+samples of a profile of the store during a live run. What it
 finds follows from its arguments alone, so it is remembered.
 """
 
