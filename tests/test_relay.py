@@ -406,3 +406,31 @@ def test_wiring_without_a_link_is_said_in_one_line(tmp_path: Path) -> None:
     assert last == (
         "nucleate analyse: --stages fit: the wiring has no links.saxs, say where they meet"
     )
+
+
+SLOW = """
+import sys, time, zmq
+from pipeline.bus.sockets import Sockets
+from pipeline.config.plumbing import Bus
+near, far = Sockets(Bus()), Sockets(Bus())
+near.bind(zmq.ROUTER, sys.argv[1], rcvhwm=4)
+sender = far.connect(zmq.DEALER, sys.argv[1], sndhwm=4000)
+time.sleep(0.3)
+try:
+    while True:
+        sender.send(bytes(20000), zmq.NOBLOCK)
+except zmq.Again:
+    pass
+far.close()
+time.sleep(6)
+near.close()
+"""
+
+
+def test_peer_that_goes_while_its_messages_wait_does_not_end_the_process() -> None:
+    """libzmq 4.3.5 aborts there, if sockets have its heartbeat, when the next beat is due."""
+    command = [sys.executable, "-c", SLOW, endpoint()]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=REPOSITORY, check=False
+    )
+    assert done.returncode == 0, done.stderr

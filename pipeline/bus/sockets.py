@@ -95,8 +95,11 @@ class Sockets:
         self._sockets.append(socket)
         socket.linger = 0
         socket.maxmsgsize = MAX_FRAME_MESSAGE_BYTES
-        # A peer whose machine died, or that hangs, is let go, so that it can come back.
-        socket.heartbeat_ivl, socket.heartbeat_timeout = 5000, 15000
+        # A peer whose machine died is let go, so that it can come back; one that hangs is noticed
+        # by whoever waits for its answer. By TCP: libzmq's own heartbeat aborts the process
+        # (4.3.5, out_event) if a peer goes while its messages wait behind a full high-water mark.
+        socket.tcp_keepalive, socket.tcp_keepalive_idle = 1, 5
+        socket.tcp_keepalive_intvl, socket.tcp_keepalive_cnt = 5, 2
         # libzmq's default backs off to 30 s; a restarted publisher is back within a second.
         socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 500
         for name, value in options.items():

@@ -29,7 +29,7 @@ class Wiring(Section):
     """By stream."""
     store: str
     """ROUTER socket that takes results."""
-    links: dict[str, str] = {}
+    links: dict[str, str] = Field(default_factory=dict)
     """By stream: ROUTER socket of the process that fits, where one of its own reduces."""
     tiled_url: str
     """Of the Tiled server."""
