@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,15 @@ def shoot_at_tiled(url: str) -> None:
     shoot_tcp(url.replace("http://", "tcp://"))
 
 
+def shoot_at_all(session: Session) -> None:
+    """Hostile bytes to every socket of a run."""
+    for endpoints in session.wiring.frames.values():
+        shoot(zmq.DEALER, endpoints.repair, repeats=1)
+        shoot(zmq.XSUB, endpoints.live, repeats=1)
+    shoot(zmq.DEALER, session.wiring.store, repeats=1)
+    shoot_at_tiled(session.address.url)
+
+
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "small.yaml"
@@ -112,17 +122,16 @@ def live(store: StoreProcess, http: TiledHttp, config_file: Path) -> Iterator[At
             return (http.last_frame(f"{session.run}/saxs/frames") or -1) + 1
 
         until(lambda: stored() >= 3, "no frame was stored")
-        session.supervisor.signal("analyse-saxs", signal.SIGKILL)
-        seen.stored_at_kill = stored()
-        for endpoints in session.wiring.frames.values():
-            shoot(zmq.DEALER, endpoints.repair, repeats=1)
-            shoot(zmq.XSUB, endpoints.live, repeats=1)
-        shoot(zmq.DEALER, session.wiring.store, repeats=1)
-        shoot_at_tiled(session.address.url)
-        until(lambda: session.supervisor.check() or alerts_of(http, session.run), "no alert")
-        assert children["detect"].running
-        session.supervisor.signal("detect", signal.SIGKILL)
-        seen.alerts_at_kill = [alert["kind"] for alert in alerts_of(http, session.run)]
+        with ThreadPoolExecutor() as shooter:
+            # Beside the kills: a run of some seconds is over before the last shot otherwise.
+            shots = shooter.submit(shoot_at_all, session)
+            session.supervisor.signal("analyse-saxs", signal.SIGKILL)
+            seen.stored_at_kill = stored()
+            until(lambda: session.supervisor.check() or alerts_of(http, session.run), "no alert")
+            assert children["detect"].running
+            session.supervisor.signal("detect", signal.SIGKILL)
+            seen.alerts_at_kill = [alert["kind"] for alert in alerts_of(http, session.run)]
+            shots.result()
         session.wait(lambda: None)
         session.finish()
         seen.restarts = {name: child.total_restarts for name, child in children.items()}

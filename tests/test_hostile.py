@@ -15,6 +15,7 @@ from pipeline.bus import (
     LinkReceiver,
     LinkRefusedError,
     LinkSender,
+    link_sender,
 )
 from pipeline.bus.sockets import MAX_REQUEST_BYTES
 from pipeline.config.plumbing import Bus
@@ -224,7 +225,9 @@ def test_receiver_of_results_survives():
     assert store.frames == list(range(10))
 
 
-def test_sender_of_results_survives_a_hostile_receiver():
+def test_sender_of_results_survives_a_hostile_receiver(monkeypatch):
+    # Seconds in use, for the sake of a store that is only slow; this one is dead.
+    monkeypatch.setattr(link_sender, "_SILENCE_S", 3.0)
     (endpoint,) = endpoints_of(zmq.ROUTER)
     store = Store()
     with LinkSender(endpoint, BUS) as sender:
