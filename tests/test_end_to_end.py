@@ -254,8 +254,7 @@ def test_a_replay_of_the_run_in_tiled_at_five_times_its_pace_gives_the_same_bits
 ) -> None:
     monkeypatch.setenv("TILED_API_KEY", store.address.api_key or "")
     uri = f"tiled:{store.address.url}#{live.run}"
-    config = live.session.recording_dir / "config.yaml"
-    again = replayed(uri, store, "--speed", "5", "--config", config)
+    again = replayed(uri, store, "--speed", "5")
     assert_same_results(http, live.run, again)
 
 

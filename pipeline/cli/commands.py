@@ -48,7 +48,7 @@ def run(
             _until_done(session, screen)
         finally:
             session.close()
-    _tell_what_is_left(session)
+    _tell_what_is_left(session, tiled)
 
 
 def _until_done(session: Session, screen: Screen) -> None:
@@ -67,7 +67,7 @@ def _until_done(session: Session, screen: Screen) -> None:
             session.interrupt()
 
 
-def _tell_what_is_left(session: Session) -> None:
+def _tell_what_is_left(session: Session, tiled: str | None) -> None:
     shown = session.recording_dir
     if shown.is_relative_to(Path.cwd()):
         shown = shown.relative_to(Path.cwd())
@@ -76,7 +76,8 @@ def _tell_what_is_left(session: Session) -> None:
         folder = folder.relative_to(Path.cwd())
     out.print(f"Recording: {shown}", soft_wrap=True)
     out.print(f"Again:     nucleate replay {shown} --speed max --data-dir {folder}", soft_wrap=True)
-    out.print(f"Results:   nucleate serve --data-dir {folder}", soft_wrap=True)
+    results = f"status --tiled {tiled}" if tiled else f"serve --data-dir {folder}"
+    out.print(f"Results:   nucleate {results}", soft_wrap=True)
 
 
 def replay(
@@ -93,7 +94,7 @@ def replay(
 
     parse_speed(speed)
     if config_file is None:
-        config_file = configs.recorded(recording)
+        config_file = configs.recorded(recording, data_dir)
     config = load_config(config_file)
     source = open_recording(recording, config.replay)
     session = Session(data_dir, config_file, tuple(source.streams), tiled_url=tiled, port=port)

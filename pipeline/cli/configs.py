@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -25,15 +26,27 @@ def packaged(name: str) -> Path:
     )
 
 
-def recorded(recording: str) -> Path:
-    """The config that lies in one of our own recordings."""
+def recorded(recording: str, data_dir: Path) -> Path:
+    """The config that a recording brings: in its folder, or in the metadata of a run in Tiled.
+
+    The latter is written into the data folder, since a run's processes read a file.
+    """
     path = Path(recording) / "config.yaml"
     if path.is_file():
         return path
     # Imported late: most commands need no reader.
+    from pipeline.replay import open_recording
     from pipeline.replay.tiled_run import is_tiled_uri
 
-    if not Path(recording).exists() and not is_tiled_uri(recording):
+    if is_tiled_uri(recording):
+        source = open_recording(recording)
+        if source.config_text:
+            digest = hashlib.sha256(source.config_text.encode()).hexdigest()
+            path = data_dir / "configs" / f"{digest[:16]}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source.config_text, encoding="utf-8")
+            return path
+    elif not Path(recording).exists():
         raise SessionError(f"{recording}: no such file or folder")
     raise SessionError(
         f"{recording} has no config of its own: name one with --config "

@@ -112,6 +112,7 @@ def _open_run(root: Any, uri: str, path: str, replay: ReplayFormat) -> Recording
         format="tiled",
         streams=streams,
         start_document=start,
+        config_text=start.get("config_text"),
         fingerprint=f"sha256:{hashlib.sha256(identity.encode()).hexdigest()}",
     )
 
