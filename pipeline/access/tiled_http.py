@@ -111,7 +111,9 @@ class TiledHttp:
         response = self.get(f"/table/full/{quote(path)}", format=ARROW_FILE)
         if response is None:
             return None
-        return pyarrow.ipc.open_file(io.BytesIO(response.content)).read_all()
+        table = pyarrow.ipc.open_file(io.BytesIO(response.content)).read_all()
+        # Tiled may pass the table through pandas, which leaves its index behind.
+        return table.drop_columns([n for n in table.column_names if n.startswith("__index_")])
 
     def last_frame(self, path: str) -> int | None:
         """The ``frame`` of a table's last row; -1 when it is empty, None where it is missing."""
