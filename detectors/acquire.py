@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -37,8 +38,8 @@ log = logging.getLogger("detectors.acquire")
 
 # How often new frames are made known to Tiled. Frames and results do not wait for it.
 COLLECT_PERIOD_S = 1.0
-# Longest that frames are served again after the run, when nobody says how long.
-LINGER_S = 600.0
+# How long frames are served again after the run: an analysis may be as late as it likes.
+LINGER_S = math.inf
 # The raw run's last references are written within a batch period, unless Tiled is away or the run
 # was shorter than the loading of Tiled's client, which takes 10 s of computing at low priority.
 REGISTER_TIMEOUT_S = 60.0
@@ -142,8 +143,8 @@ class Acquisition:
                 self._tell_start({})
                 self._store.document(RunDocument(self.wiring.run, "stop", self._stop))
 
-    def linger(self, seconds: float) -> None:
-        """Serve frames again until the store has all, a signal comes or time is up.
+    def linger(self, seconds: float) -> bool:
+        """Serve frames again until the store has all (True), a signal comes or time is up.
 
         The store has all when every stream's consumer has said that it needs no frame any more,
         and the store has confirmed the stop document.
@@ -165,6 +166,7 @@ class Acquisition:
             )
         if not confirmed:
             log.warning("store at %s has not confirmed the run", self.wiring.store)
+        return confirmed and not waiting
 
     def close(self) -> None:
         """Let go of files and sockets, and see the raw run registered, within reason."""
@@ -303,11 +305,16 @@ def _acquire(wiring_file: Path, linger_s: float, duration_s: float | None) -> in
         log.error("%s: %s", wiring.config_file, error)
         return 1
     try:
-        acquisition.run()
-        acquisition.linger(linger_s)
-    except FailedStatus as error:
-        log.error("run %s failed: %s", wiring.run, cause_of(error))
-        return 1
+        try:
+            acquisition.run()
+        except FailedStatus as error:
+            # What was taken before is analysed and stored all the same.
+            acquisition.linger(linger_s)
+            log.error("run %s failed: %s", wiring.run, cause_of(error))
+            return 1
+        if not acquisition.linger(linger_s) and not acquisition.signals.leave.is_set():
+            log.error("run %s is recorded, but not all of it is stored: replay it", wiring.run)
+            return 1
     except LinkRefusedError as error:
         log.error("run %s: the store does not take it: %s", wiring.run, error)
         return 1

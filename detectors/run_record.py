@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from detectors.documents import plain
+from pipeline.config.inputs import input_files
+from pipeline.config.loader import config_to_yaml, load_config
 from pipeline.messages import StreamEnd
 
 #: Name of the file in a recording.
 RUN_FILE = "run.json"
-#: Name of the exact copy of the config in a recording.
+#: Name of the config in a recording: a copy, or the same with its paths made absolute.
 CONFIG_FILE = "config.yaml"
 
 _PACKAGES = ("nucleate", "bluesky", "ophyd", "event-model", "numpy", "h5py", "hdf5plugin", "pyzmq")
@@ -58,8 +59,12 @@ class RunRecord:
                 f"{folder}: expected an empty folder, got a recorded run: choose another folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(config_file, folder / CONFIG_FILE)
-        text = (folder / CONFIG_FILE).read_bytes()
+        text = config_file.read_bytes()
+        config = load_config(config_file)
+        if input_files(config):
+            # Paths in it were relative to where it lay: here they would lead nowhere.
+            text = config_to_yaml(config).encode()
+        (folder / CONFIG_FILE).write_bytes(text)
         self.content: dict[str, Any] = {
             "run": run,
             "config": text.decode(),

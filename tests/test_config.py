@@ -116,7 +116,7 @@ def test_tag_chooses_the_kind_of_devices():
             "integer, got 'many'",
         ),
         ("saxs: 5\n", "x.yaml:1: saxs should be a section, got 5"),
-        ("bus:\n  host:\n", "x.yaml:2: bus.host should be a valid string, got nothing"),
+        ("sample:\n  system:\n", "x.yaml:2: sample.system should be a valid string, got nothing"),
         ("name: a\nsaxs: {}\nname: b\n", "x.yaml:3: name stands twice, first in line 1"),
         ("", "x.yaml: expected a config, got an empty file"),
         ("# nothing\n", "x.yaml: expected a config, got an empty file"),

@@ -41,13 +41,14 @@ class TiledAddress:
         path = data_dir / "server.json"
         try:
             facts = json.loads(path.read_text())
-            key = (data_dir / "tiled_api_key").read_text().strip()
+            key = os.environ.get("TILED_SINGLE_USER_API_KEY")
+            key = key or (data_dir / "tiled_api_key").read_text().strip()
         except FileNotFoundError:
             raise UnreachableError(
                 f"no server is running on {data_dir}: start one with "
                 f"`nucleate serve --data-dir {data_dir}`, or name one with --tiled URL"
             ) from None
-        return cls(facts["url"], os.environ.get("TILED_SINGLE_USER_API_KEY", key))
+        return cls(facts["url"], key)
 
     @property
     def websocket_url(self) -> str:

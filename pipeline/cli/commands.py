@@ -43,6 +43,8 @@ def run(
     session = Session(data_dir, config_file, streams, tiled_url=tiled, port=port)
     arguments = [] if duration is None else ["--duration", str(duration)]
     with Screen(session, config, out) as screen:
+        for note in configs.unanswered(config, streams):
+            screen.say(note)
         try:
             session.start("detectors.acquire", *arguments)
             _until_done(session, screen)
@@ -99,6 +101,8 @@ def replay(
     source = open_recording(recording, config.replay)
     session = Session(data_dir, config_file, tuple(source.streams), tiled_url=tiled, port=port)
     with Screen(session, config, err) as screen:
+        for note in configs.unanswered(config, tuple(source.streams)):
+            screen.say(note)
         try:
             session.start("pipeline.replay", "--speed", speed, "--", recording)
             session.wait(screen.update)
@@ -197,8 +201,12 @@ def wiring(
 
 def config_check(file: Path) -> None:
     config = load_config(file)
-    streams = ", ".join(configs.acquired_streams(config)) or "no detectors"
-    out.print(f"{file}: good ({config.name}; {streams})", markup=False, soft_wrap=True)
+    acquired = configs.acquired_streams(config)
+    streams = (config.replay.stream,) if config.replay.stream else acquired
+    listed = ", ".join(streams) or "no detectors"
+    out.print(f"{file}: good ({config.name}; {listed})", markup=False, soft_wrap=True)
+    for note in configs.unanswered(config, streams):
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def config_schema() -> None:

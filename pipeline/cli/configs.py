@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pipeline
@@ -52,6 +53,20 @@ def recorded(recording: str, data_dir: Path) -> Path:
         f"{recording} has no config of its own: name one with --config "
         "(configs/ has one for each kind of recording)"
     )
+
+
+def unanswered(config: RunConfig, streams: Sequence[str]) -> list[str]:
+    """Questions of a config that no result of these streams can answer, one line each."""
+    notes = []
+    fitted = "saxs" in streams and config.saxs.fit is not None
+    if config.detect.recipe != "none" and not fitted:
+        notes.append(
+            f"detect.recipe {config.detect.recipe}: phases are told by fits of SAXS, "
+            "which this run does not have"
+        )
+    if config.detect.superlattice and fitted and config.saxs.assembly is None:
+        notes.append("detect.superlattice: order is not sought without a section saxs.assembly")
+    return notes
 
 
 def acquired_streams(config: RunConfig) -> tuple[str, ...]:

@@ -33,10 +33,14 @@ def _require_run(http: TiledHttp, run: str) -> dict[str, Any]:
     return metadata
 
 
-def example_curl(address: TiledAddress, run: str, data_dir: Path) -> str:
-    """A command that fetches the sizes of a run; the key stays in its file."""
+def example_curl(address: TiledAddress, run: str, data_dir: Path | None) -> str:
+    """A command that fetches the sizes of a run; the key stays in its file or variable.
+
+    ``data_dir`` is None for a server elsewhere.
+    """
+    key = "$TILED_API_KEY" if data_dir is None else f"$(cat {data_dir / 'tiled_api_key'})"
     return (
-        f'curl -H "Authorization: Apikey $(cat {data_dir / "tiled_api_key"})" '
+        f'curl -H "Authorization: Apikey {key}" '
         f'"{address.url}/api/v1/table/full/{run}/saxs/populations?format=text/csv"'
     )
 

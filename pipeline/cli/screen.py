@@ -212,7 +212,8 @@ class Screen:
         return Group(*parts)
 
     def _curl(self) -> str:
-        return example_curl(self._session.address, self._session.run, self._session.data_dir)
+        folder = None if self._session.is_external else self._session.data_dir
+        return example_curl(self._session.address, self._session.run, folder)
 
     def _summary(self) -> str:
         with self._lock:

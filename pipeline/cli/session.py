@@ -153,6 +153,11 @@ class Session:
         self.supervisor.start(STORE, "pipeline.store", *arguments, restart=True)
 
     @property
+    def is_external(self) -> bool:
+        """Whether results go to a server that was named, not to the folder's own."""
+        return self._external is not None
+
+    @property
     def source(self) -> Child:
         return self.supervisor.children[SOURCE]
 
@@ -168,6 +173,10 @@ class Session:
             self.supervisor.check()
             tick()
             time.sleep(poll_s)
+        analyses = [self.supervisor.children[f"analyse-{stream}"] for stream in self.streams]
+        if self.source.exit_code != 0 and not any(child.running for child in analyses):
+            # It failed after its frames were analysed: the last alerts are still to come.
+            self.supervisor.wait(DETECT, DETECT_TIMEOUT_S)
         self.supervisor.check()
 
     def interrupt(self) -> None:

@@ -8,6 +8,13 @@ from pathlib import Path
 from pipeline.config.run import RunConfig
 
 
+def input_files(config: RunConfig) -> list[Path]:
+    """Files that a config's reduction names."""
+    reduce = config.saxs.reduce
+    named = (reduce.poni_file, reduce.mask_file, reduce.background_file)
+    return [Path(name) for name in named if name is not None]
+
+
 def input_hashes(config_file: Path, config: RunConfig) -> list[dict[str, str]]:
     """``file`` and ``sha256`` of the config and of each file that its reduction names.
 
@@ -25,9 +32,7 @@ def input_hashes(config_file: Path, config: RunConfig) -> list[dict[str, str]]:
     OSError
         If one of the files cannot be read; it names the file.
     """
-    reduce = config.saxs.reduce
-    named = (reduce.poni_file, reduce.mask_file, reduce.background_file)
-    paths = [config_file, *(Path(name) for name in named if name is not None)]
+    paths = [config_file, *input_files(config)]
     return [
         {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in paths

@@ -8,8 +8,6 @@ from pipeline.config.base import Section
 class Bus(Section):
     """How frames and results travel."""
 
-    host: str = "127.0.0.1"
-    """Where sockets bind. Anything but loopback needs ``curve_keys``."""
     curve_keys: str | None = None
     """Folder with CURVE keys: ``server.key`` (public), ``server.key_secret`` where sockets bind,
     ``client.key_secret`` where they connect, ``clients/*.key`` (public) of those let in."""

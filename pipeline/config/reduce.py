@@ -1,6 +1,6 @@
 """How frames become curves and spectra."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -56,8 +56,6 @@ class AbsorbanceReduction(Section):
     """Pixels below are not stored."""
     energy_max_ev: float = Field(default=4.5, gt=0)
     """Pixels above are not stored."""
-    wavelength_unit: Literal["nm"] = "nm"
-    """Unit of the stream's wavelength axis."""
     reference_frames: int = Field(default=1, ge=1)
     """How many spectra the reference (and the dark) is the mean of, for its error; the stream's
     own ``reference_frames`` counts before this."""

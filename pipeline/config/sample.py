@@ -15,6 +15,6 @@ class Sample(Section):
     formula_volume_nm3: float = Field(default=0.19916, gt=0)
     """Volume of one formula unit in the crystal."""
     limiting_species: str = "Cs"
-    """The species that the yield is counted on."""
+    """Name of the species that the yield is counted on, for people."""
     limiting_concentration_mm: float | None = Field(default=None, gt=0)
     """Its concentration in the vial, mM. Without it there is no yield."""

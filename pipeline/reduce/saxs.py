@@ -90,7 +90,8 @@ class ReduceSaxs:
             )
         self._stream = stream
         self._background = None
-        if self.settings.background_file is not None:
+        subtracted = stream.kind == "curve" and stream.metadata.get("background_subtracted")
+        if self.settings.background_file is not None and not subtracted:
             background = read_background(self.settings.background_file)
             self._background = interpolate_background(self._q_per_nm, background)
             if np.isnan(self._background[0]).all():

@@ -239,6 +239,9 @@ class Player:
             "start": start,
             "stop": stop,
         }
+        (self.wiring.recording_dir / "config.yaml").write_text(
+            start["config_text"], encoding="utf-8"
+        )
         path = self.wiring.recording_dir / RUN_FILE
         draft = path.with_suffix(".json.part")
         draft.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -235,12 +235,27 @@ def _column(group: Any, keys: list[str], suffix: str, count: int) -> np.ndarray 
     return values if len(values) == count else None
 
 
+def _has_concentrations(node: Any) -> bool:
+    """Whether stored curves are in 1/cm: only then were concentrations made of them."""
+    populations = _get(node, "saxs/populations")
+    if populations is None:
+        return False
+    names = ("nc_concentration_um", "agglomerate_concentration_um")
+    return any(np.isfinite(np.asarray(populations[name].read(), float)).any() for name in names)
+
+
 def _result_streams(node: Any, run: str, _replay: ReplayFormat) -> Iterator[StreamSource]:
     """Stored curves and spectra of a run's results, with the times of their tables."""
     curves, axis = _get(node, "saxs/curves"), _get(node, "saxs/q")
     if curves is not None and axis is not None:
         q_per_nm = frozen_array(axis.read(), "<f8")
-        metadata = {"source": str(node.uri), "sigma": "recorded"}
+        metadata = {
+            "source": str(node.uri),
+            "sigma": "recorded",
+            "absolute": _has_concentrations(node),
+            # What is stored is what was left after it.
+            "background_subtracted": True,
+        }
         start = StreamStart(
             "saxs", run, "curve", q_per_nm.shape, "<f8", {"q_per_nm": q_per_nm}, metadata
         )

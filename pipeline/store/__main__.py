@@ -124,15 +124,15 @@ def _serve(arguments: argparse.Namespace, bus: Bus, settings: Store, stop: threa
         root = from_uri(server.url, api_key=server.api_key)
         data = InProcessDataPath(server)
         _prepare_raw(root)
-    url = server.url if server else str(arguments.tiled)
+    if server is None:
+        return _take_results(arguments.link, bus, root, data, settings, stop)
     link = None if arguments.private else arguments.link
-    server_file = write_server_file(arguments.data_dir, url, link)
+    server_file = write_server_file(arguments.data_dir, server.url, link)
     try:
         return _take_results(arguments.link, bus, root, data, settings, stop)
     finally:
         server_file.unlink(missing_ok=True)
-        if server is not None:
-            server.stop()
+        server.stop()
 
 
 def _prepare_raw(root: Any) -> None:
@@ -165,6 +165,12 @@ def _take_results(
         while not stop.wait(0.25):
             if service.failure is not None:
                 log.error("storing failed: %s", service.failure)
+                return 1
+            try:
+                receiver.check()
+            except RuntimeError as error:
+                # Started again by its supervisor; senders send again what is not durable.
+                log.error("%s: %s", error, error.__cause__)
                 return 1
         service.stop()
     return 0

@@ -115,7 +115,10 @@ class StoreService:
         """Publish a frame's results and keep them for the next batch."""
         state = self._runs[message.run]
         state.health.seen(message)
-        state.streams[message.stream].accept(message)
+        try:
+            state.streams[message.stream].accept(message)
+        except LayoutError as error:
+            raise LinkRefusedError(str(error)) from None
 
     def on_end(self, end: StreamEnd) -> None:
         """Remember how many frames a stream has."""
