@@ -204,7 +204,7 @@ def test_sigterm_ends_the_run_whole_although_tiled_is_away(tmp_path: Path) -> No
     artefacts = [{"kind": "dropped_frames", "at_s": 0.25, "duration_s": 0.2, "stream": "saxs"}]
     run = Run(tmp_path, 300.0, NOBODY, artefacts=artefacts)
     store = Store(run.wiring.store)
-    run.start("--linger", "0")
+    run.start()
     saxs = run.wiring.recording_dir / "documents.jsonl"
     deadline = time.monotonic() + 60
     while not (saxs.exists() and "stream_datum" in saxs.read_text()):
