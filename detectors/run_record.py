@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from detectors.documents import plain
-from pipeline.config.inputs import input_files
+from pipeline.config.inputs import input_files, software_versions
 from pipeline.config.loader import config_to_yaml, load_config
 from pipeline.messages import StreamEnd
 
@@ -21,17 +19,6 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 
 _PACKAGES = ("nucleate", "bluesky", "ophyd", "event-model", "numpy", "h5py", "hdf5plugin", "pyzmq")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what makes a recording; a package that runs uninstalled is left out."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class RunRecord:
@@ -69,7 +56,7 @@ class RunRecord:
             "run": run,
             "config": text.decode(),
             "config_sha256": hashlib.sha256(text).hexdigest(),
-            "versions": versions(),
+            "versions": software_versions(_PACKAGES),
             "start": None,
             "stop": None,
             "streams": {},

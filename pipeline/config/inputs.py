@@ -1,8 +1,11 @@
-"""Which files a run's analysis depends on, and what is in them."""
+"""What a run's results depend on: files and what is in them, geometry, versions of software."""
 
 from __future__ import annotations
 
 import hashlib
+import platform
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 from pipeline.config.run import RunConfig
@@ -54,3 +57,14 @@ def geometries(config: RunConfig, of_streams: dict[str, str]) -> dict[str, str]:
         return of_streams
     is_text = Path(name).suffix.lower() == ".poni"
     return {**of_streams, "saxs": Path(name).read_text(encoding="utf-8") if is_text else name}
+
+
+def software_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of Python and of packages; one that runs uninstalled is left out."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

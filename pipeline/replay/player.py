@@ -11,19 +11,17 @@ import heapq
 import json
 import logging
 import math
-import platform
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline.bus import FramePublisher, LinkSender
-from pipeline.config.inputs import geometries, input_hashes
+from pipeline.config.inputs import geometries, input_hashes, software_versions
 from pipeline.config.run import RunConfig
 from pipeline.config.wiring import Wiring
 from pipeline.messages import Frame, RunDocument
@@ -190,7 +188,7 @@ class Player:
             "config": self.config.model_dump(mode="json"),
             "config_text": text.decode(),
             "config_sha256": hashlib.sha256(text).hexdigest(),
-            "software": _versions(),
+            "software": software_versions(_PACKAGES),
             "recording": str(self.wiring.recording_dir.resolve()),
             "inputs": input_hashes(self.wiring.config_file, self.config),
             "geometry": geometries(
@@ -250,16 +248,6 @@ class Player:
 
 def _for_run(source: StreamSource, run: str) -> StreamSource:
     return replace(source, start=replace(source.start, run=run))
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def parse_speed(text: str) -> float:
