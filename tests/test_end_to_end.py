@@ -122,11 +122,12 @@ def live(store: StoreProcess, http: TiledHttp, config_file: Path) -> Iterator[At
             return (http.last_frame(f"{session.run}/saxs/frames") or -1) + 1
 
         until(lambda: stored() >= 3, "no frame was stored")
+        # Asked before the shots: they keep the server from answering at once.
+        seen.stored_at_kill = stored()
         with ThreadPoolExecutor() as shooter:
             # Beside the kills: a run of some seconds is over before the last shot otherwise.
             shots = shooter.submit(shoot_at_all, session)
             session.supervisor.signal("analyse-saxs", signal.SIGKILL)
-            seen.stored_at_kill = stored()
             until(lambda: session.supervisor.check() or alerts_of(http, session.run), "no alert")
             assert children["detect"].running
             session.supervisor.signal("detect", signal.SIGKILL)
