@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.config.reduce import SaxsReduction
+from pipeline.config.reduce import AreaReduction
 from pipeline.messages import (
     BadFrameError,
     Curve,
@@ -63,7 +63,7 @@ def image_frame(**changes) -> ImageFrame:
     return replace(frame, **changes)
 
 
-def reduce_one(settings: SaxsReduction, stream: StreamStart, frame) -> Curve:
+def reduce_one(settings: AreaReduction, stream: StreamStart, frame) -> Curve:
     stage = ReduceSaxs(settings)
     assert isinstance(stage, Stage)
     stage.reset(start(stream))
@@ -75,7 +75,7 @@ def test_absolute_intensity_is_counts_over_what_reached_the_pixel():
     """A flat scatterer of 2.5 1/cm, rendered by the definition of the cross-section, comes back."""
     flux_per_s, transmission, thickness_cm, monitor, exposure_s = 1e12, 0.7, 0.15, 0.9, 0.2
     pixel_sr = (75e-6 / 0.8) ** 2
-    settings = SaxsReduction(bins=30, polarization_factor=None)
+    settings = AreaReduction(bins=30, polarization_factor=None)
     stream = image_stream(absolute_scale=1 / (flux_per_s * pixel_sr), thickness_cm=thickness_cm)
     # cos^3 of the incidence, from the pixel's place in space and nothing of ours.
     rows, columns = np.mgrid[0 : SHAPE[0], 0 : SHAPE[1]] + 0.5
@@ -108,9 +108,9 @@ def test_absolute_intensity_is_counts_over_what_reached_the_pixel():
     ],
 )
 def test_scale_needs_factor_and_thickness(settings, metadata, absolute):
-    settings = SaxsReduction(bins=20, **settings)
+    settings = AreaReduction(bins=20, **settings)
     curve = reduce_one(settings, image_stream(**metadata), image_frame())
-    bare = reduce_one(SaxsReduction(bins=20), image_stream(), image_frame())
+    bare = reduce_one(AreaReduction(bins=20), image_stream(), image_frame())
     factor = 1.0
     if absolute:
         factor = (settings.absolute_scale or 2.0) / (settings.thickness_cm or 0.1)
@@ -137,7 +137,7 @@ def test_scale_needs_factor_and_thickness(settings, metadata, absolute):
     ],
 )
 def test_bad_frame_is_rejected_with_one_line(changes, message):
-    stage = ReduceSaxs(SaxsReduction(bins=20))
+    stage = ReduceSaxs(AreaReduction(bins=20))
     stage.reset(start(image_stream()))
     with pytest.raises(BadFrameError, match=message) as caught:
         list(stage.process(image_frame(**changes)))
@@ -148,7 +148,7 @@ def test_bad_frame_is_rejected_with_one_line(changes, message):
 
 
 def test_curve_frame_in_a_stream_of_images_is_rejected():
-    stage = ReduceSaxs(SaxsReduction(bins=20))
+    stage = ReduceSaxs(AreaReduction(bins=20))
     stage.reset(start(image_stream()))
     frame = CurveFrame("saxs", 0, 0, 1.0, np.ones(20), np.ones(20))
     with pytest.raises(BadFrameError, match="expected an image, got a curve"):
@@ -170,11 +170,11 @@ def test_curve_frame_in_a_stream_of_images_is_rejected():
 )
 def test_bad_start_is_refused(stream, message):
     with pytest.raises(InputError, match=message):
-        ReduceSaxs(SaxsReduction()).reset(start(stream))
+        ReduceSaxs(AreaReduction()).reset(start(stream))
 
 
 def test_saturated_pixels_are_masked_in_their_frame_only():
-    stage = ReduceSaxs(SaxsReduction(bins=20))
+    stage = ReduceSaxs(AreaReduction(bins=20))
     stage.reset(start(image_stream(saturation=1000)))
     image = image_frame().image.copy()
     (before,) = stage.process(image_frame(image=image))
@@ -189,7 +189,7 @@ def test_saturated_pixels_are_masked_in_their_frame_only():
 
 
 def test_a_stage_that_starts_again_gives_the_same_bits():
-    settings = SaxsReduction(bins=64)
+    settings = AreaReduction(bins=64)
     frames = [image_frame(frame=k, monitor=1 + 0.01 * k) for k in range(3)]
     stage = ReduceSaxs(settings)
     stage.reset(start(image_stream()))
@@ -200,11 +200,11 @@ def test_a_stage_that_starts_again_gives_the_same_bits():
 
 
 def test_background_is_subtracted_with_its_error(tmp_path):
-    bare = reduce_one(SaxsReduction(bins=20), image_stream(), image_frame())
+    bare = reduce_one(AreaReduction(bins=20), image_stream(), image_frame())
     q = np.linspace(0.5 * bare.q_per_nm[0], bare.q_per_nm[15], 7)
     path = tmp_path / "background.dat"
     np.savetxt(path, np.c_[q, 3 + q, np.full(7, 0.5)], header="q 1/nm, I, sigma")
-    settings = SaxsReduction(bins=20, background_file=str(path))
+    settings = AreaReduction(bins=20, background_file=str(path))
     curve = reduce_one(settings, image_stream(), image_frame())
     covered = bare.q_per_nm <= q[-1]
     assert np.isnan(curve.intensity[~covered]).all()
@@ -243,9 +243,9 @@ def test_masks_from_files_are_added(tmp_path):
     np.save(tmp_path / "m.npy", mask)
     np.testing.assert_array_equal(read_mask(tmp_path / "m.npy", SHAPE), mask)
     half = reduce_one(
-        SaxsReduction(bins=20, mask_file=str(tmp_path / "m.npy")), image_stream(), image_frame()
+        AreaReduction(bins=20, mask_file=str(tmp_path / "m.npy")), image_stream(), image_frame()
     )
-    whole = reduce_one(SaxsReduction(bins=20), image_stream(), image_frame())
+    whole = reduce_one(AreaReduction(bins=20), image_stream(), image_frame())
     assert np.nanmedian(half.sigma) > 1.2 * np.nanmedian(whole.sigma)
     with pytest.raises(InputError, match=r"expected a mask of \(5, 5\)"):
         read_mask(tmp_path / "m.npy", (5, 5))
@@ -270,7 +270,7 @@ def test_curve_with_errors_is_handed_on():
     intensity, sigma = np.exp(-q), np.full(60, 0.1)
     intensity[4] = np.inf
     frame = CurveFrame("saxs", 7, 3_500_000_000, 1.0, intensity, sigma)
-    curve = reduce_one(SaxsReduction(), curve_stream(q, absolute=True), frame)
+    curve = reduce_one(AreaReduction(), curve_stream(q, absolute=True), frame)
     assert curve.absolute
     assert curve.time_s == 3.5
     np.testing.assert_array_equal(curve.q_per_nm, q)
@@ -286,7 +286,7 @@ def test_missing_errors_are_estimated_from_the_scatter():
     smooth = 40 * np.exp(-((q / 1.5) ** 2)) + 2 / q
     smooth += 30 * np.exp(-(((q - 3) / 0.006) ** 2))
     random = np.random.default_rng(4)
-    stage = ReduceSaxs(SaxsReduction())
+    stage = ReduceSaxs(AreaReduction())
     stage.reset(start(curve_stream(q)))
     ratios = []
     for k in range(40):
@@ -310,7 +310,7 @@ def test_missing_errors_are_estimated_from_the_scatter():
     ],
 )
 def test_bad_curves_are_rejected(intensity, message):
-    stage = ReduceSaxs(SaxsReduction())
+    stage = ReduceSaxs(AreaReduction())
     stage.reset(start(curve_stream(np.linspace(0.1, 2, 50))))
     frame = CurveFrame("saxs", 1, 0, 1.0, intensity, np.full(intensity.shape, np.nan))
     with pytest.raises(BadFrameError, match=message):
@@ -319,7 +319,7 @@ def test_bad_curves_are_rejected(intensity, message):
 
 def test_q_that_falls_is_refused():
     with pytest.raises(InputError, match="rising, finite q_per_nm"):
-        ReduceSaxs(SaxsReduction()).reset(start(curve_stream(np.linspace(2, 1, 50))))
+        ReduceSaxs(AreaReduction()).reset(start(curve_stream(np.linspace(2, 1, 50))))
 
 
 # --- real frames ---------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_silver_behenate_ring_is_where_it_belongs(data_dir):
     folder = data_dir / "ssrl_bl1-5_swaxs_2d"
     path = folder / "poni" / "sone_Standards_AgBeh_T20_ctr0_scan1_0000.cbf.gz"
     image = EdfImage().read(str(path)).data.astype(np.int32)
-    stage = ReduceSaxs(SaxsReduction(bins=1000))
+    stage = ReduceSaxs(AreaReduction(bins=1000))
     stage.reset(ssrl_start(folder, ssrl_mask(folder)))
     frame = ImageFrame("saxs", 0, 0, 1.0, frozen_array(image))
     (curve,) = stage.process(frame)
@@ -378,7 +378,7 @@ def test_real_frames_agree_with_pyfai(data_dir, run):
     with gzip.open(folder / "2D" / "SAXS" / name) as file:
         image = np.frombuffer(file.read(), "<i4").reshape(1043, 981)
     mask = ssrl_mask(folder)
-    stage = ReduceSaxs(SaxsReduction(bins=500))
+    stage = ReduceSaxs(AreaReduction(bins=500))
     stage.reset(ssrl_start(folder, mask | (image < 0)))
     (curve,) = stage.process(ImageFrame("saxs", run, 0, 1.0, image))
     expected = theirs.integrate1d(

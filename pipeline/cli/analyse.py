@@ -44,6 +44,11 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
         if saxs.assembly is not None:
             stages.append(AnalyseAssembly(saxs.assembly, config.sample))
         extra = saxs.extra_stages
+    elif stream == "waxs":
+        from pipeline.reduce.waxs import ReduceWaxs
+
+        stages.append(ReduceWaxs(config.waxs.reduce))
+        extra = config.waxs.extra_stages
     elif stream == "absorbance":
         from pipeline.fit.exciton import FitExciton
         from pipeline.reduce.absorbance import ReduceAbsorbance
@@ -53,7 +58,9 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
             stages.append(FitExciton(config.absorbance.fit))
         extra = config.absorbance.extra_stages
     else:
-        raise ConfigError([f"there are no stages for a stream {stream!r}: saxs or absorbance"])
+        raise ConfigError(
+            [f"there are no stages for a stream {stream!r}: saxs, waxs or absorbance"]
+        )
     return stages + [extra_stage(name) for name in extra]
 
 

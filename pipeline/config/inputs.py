@@ -13,8 +13,17 @@ from pipeline.config.run import RunConfig
 
 def input_files(config: RunConfig) -> list[Path]:
     """Files that a config's reduction names."""
-    reduce = config.saxs.reduce
-    named = (reduce.poni_file, reduce.mask_file, reduce.background_file)
+    named = [
+        name
+        for reduce in (config.saxs.reduce, config.waxs.reduce)
+        for name in (
+            reduce.poni_file,
+            reduce.mask_file,
+            reduce.dark_file,
+            reduce.flat_file,
+            reduce.background_file,
+        )
+    ]
     return [Path(name) for name in named if name is not None]
 
 
@@ -52,11 +61,13 @@ def geometries(config: RunConfig, of_streams: dict[str, str]) -> dict[str, str]:
     of_streams
         What the detectors say, by stream.
     """
-    name = config.saxs.reduce.poni_file
-    if name is None:
-        return of_streams
-    is_text = Path(name).suffix.lower() == ".poni"
-    return {**of_streams, "saxs": Path(name).read_text(encoding="utf-8") if is_text else name}
+    overriding = {"saxs": config.saxs.reduce.poni_file, "waxs": config.waxs.reduce.poni_file}
+    found = dict(of_streams)
+    for stream, name in overriding.items():
+        if name is not None:
+            is_text = Path(name).suffix.lower() == ".poni"
+            found[stream] = Path(name).read_text(encoding="utf-8") if is_text else name
+    return found
 
 
 def software_versions(packages: Iterable[str]) -> dict[str, str]:

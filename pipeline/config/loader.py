@@ -24,9 +24,11 @@ from pipeline.config.run import RunConfig
 #: Settings that name a file or folder, relative to the config file. Those of ``replay`` are not
 #: among them: they are relative to the recording.
 FILE_SETTINGS = (
-    ("saxs", "reduce", "poni_file"),
-    ("saxs", "reduce", "mask_file"),
-    ("saxs", "reduce", "background_file"),
+    *(
+        (detector, "reduce", name)
+        for detector in ("saxs", "waxs")
+        for name in ("poni_file", "mask_file", "dark_file", "flat_file", "background_file")
+    ),
     ("bus", "curve_keys"),
 )
 

@@ -7,7 +7,7 @@ from pipeline.config.base import Section
 from pipeline.config.detect import Detection
 from pipeline.config.fit import AssemblyAnalysis, ExcitonFit, PopulationsFit
 from pipeline.config.plumbing import Bus, Store
-from pipeline.config.reduce import AbsorbanceReduction, SaxsReduction
+from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
 
@@ -15,13 +15,21 @@ from pipeline.config.sample import Sample
 class SaxsAnalysis(Section):
     """From image to populations and order."""
 
-    reduce: SaxsReduction = SaxsReduction()
+    reduce: AreaReduction = AreaReduction()
     fit: PopulationsFit | None = PopulationsFit()
     """Absent = curves only."""
     assembly: AssemblyAnalysis | None = None
     """Absent = order is not sought."""
     extra_stages: tuple[str, ...] = ()
     """Stages of your own, ``package.module:Class``, that follow these."""
+
+
+class WaxsAnalysis(Section):
+    """From image to curve, of a second area detector."""
+
+    reduce: AreaReduction = AreaReduction()
+    extra_stages: tuple[str, ...] = ()
+    """Stages of your own, ``package.module:Class``, that follow."""
 
 
 class AbsorbanceAnalysis(Section):
@@ -45,6 +53,7 @@ class RunConfig(Section):
     acquisition: Acquisition = Acquisition()
     replay: ReplayFormat = ReplayFormat()
     saxs: SaxsAnalysis = SaxsAnalysis()
+    waxs: WaxsAnalysis = WaxsAnalysis()
     absorbance: AbsorbanceAnalysis = AbsorbanceAnalysis()
     detect: Detection = Detection()
     bus: Bus = Bus()

@@ -24,6 +24,7 @@ from pipeline.messages.results import (
     Result,
     RowResult,
     Spectrum,
+    WaxsCurve,
 )
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
 
@@ -48,5 +49,6 @@ __all__ = [
     "Stage",
     "StreamEnd",
     "StreamStart",
+    "WaxsCurve",
     "frozen_array",
 ]

@@ -6,7 +6,7 @@ a table, so a new result needs a new dataclass and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -32,29 +32,50 @@ class ArrayResult(Result):
     """Equal-length lines stacked into one slab of the array at ``NODE``.
 
     ``AXIS_NODE`` names the node of the common axis; ``AXIS`` and ``LINES`` the fields.
+    ``CONSTANTS`` are fields along the axis that do not change from frame to frame, each with its
+    node; an empty one is not stored.
     """
 
     AXIS_NODE: ClassVar[str]
     AXIS: ClassVar[str]
     LINES: ClassVar[tuple[str, ...]]
+    CONSTANTS: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+
+def _unknown() -> np.ndarray:
+    return np.empty(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Curve(ArrayResult):
     """I(q) of one frame: intensity and one-sigma error in 1/cm (or arbitrary units), q in 1/nm.
 
-    Bins without pixels are NaN in both lines.
+    Bins without pixels are NaN in both lines. ``q_resolution_per_nm`` is the standard deviation of
+    the q that a bin sees, ``pixels`` how many pixels a bin has (with those that are invalid in this
+    frame only); both are empty for curves that somebody else integrated.
     """
 
     NODE = "saxs/curves"
     AXIS_NODE = "saxs/q"
     AXIS = "q_per_nm"
     LINES = ("intensity", "sigma")
+    CONSTANTS = (("q_resolution_per_nm", "saxs/q_resolution"), ("pixels", "saxs/pixels"))
 
     q_per_nm: np.ndarray
     intensity: np.ndarray
     sigma: np.ndarray
     absolute: bool
+    q_resolution_per_nm: np.ndarray = field(default_factory=_unknown)
+    pixels: np.ndarray = field(default_factory=_unknown)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class WaxsCurve(Curve):
+    """I(q) of one frame of the wide-angle detector; fields as those of a `Curve`."""
+
+    NODE = "waxs/curves"
+    AXIS_NODE = "waxs/q"
+    CONSTANTS = (("q_resolution_per_nm", "waxs/q_resolution"), ("pixels", "waxs/pixels"))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
