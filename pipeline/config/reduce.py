@@ -170,21 +170,58 @@ class AbsorbanceReduction(Section):
     """Pixels below are not stored."""
     energy_max_ev: float = Field(default=4.5, gt=0)
     """Pixels above are not stored."""
+    energy_step_ev: float | None = Field(default=None, gt=0)
+    """Spacing of an even grid of energies that spectra are averaged onto, not below the widest
+    pixel's width; absent = the pixels' own energies."""
+    wavelengths_in_air: bool = False
+    """Whether wavelengths are those in air, as most spectrometers are calibrated with lamp lines.
+    Taken as in vacuum otherwise, energies come out 0.03 % too high: 0.7 meV at 2.5 eV."""
     reference_frames: int = Field(default=1, ge=1)
     """How many spectra the reference (and the dark) is the mean of, for its error; the stream's
     own ``reference_frames`` counts before this."""
     saturation_counts: float | None = Field(default=None, gt=0)
     """Pixels at or above are unusable in that spectrum; the stream's own value if absent."""
+    saturation_spread_pixels: int = Field(default=0, ge=0, le=200)
+    """So many pixels on either side of a saturated one are unusable too: charge spills over."""
     read_noise_counts: float = Field(default=5.0, ge=0)
     """Of one pixel in one spectrum, for the error."""
     counts_per_electron: float = Field(default=1.0, gt=0)
     """Gain of the spectrometer, for the error."""
+    covered_pixels: tuple[tuple[int, int], ...] = ()
+    """Pixels without light, each range first, last, from 0: their mean against the dark is how far
+    the dark has drifted, and is taken out of each spectrum. Absent = the dark does not drift."""
+    transparent_ev: Interval | None = None
+    """Energies where the sample does not absorb: absorbance is zero there on average, whatever the
+    lamp does. What scatters or drifts evenly goes with it. Absent = the lamp does not drift."""
+    nonlinearity_coefficients: tuple[float, ...] = ()
+    """Of the polynomial, lowest power first, that counts above dark are divided by, as vendors give
+    it. Absent = the detector is linear."""
+    stray_light_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Stray light on each pixel over the mean light of all pixels; 0 = none."""
+    stray_light_fraction_err: float = Field(default=0.0, ge=0, lt=1)
+    """Standard error of that, for the error; the same for all spectra."""
+    low_light_sigma: float = Field(default=0.0, ge=0, le=100)
+    """Pixels with less light than so many standard errors are unusable; 0 = all that have light
+    count."""
+    max_absorbance: float | None = Field(default=None, gt=0)
+    """Pixels that absorb more are unusable; absent = no limit."""
 
     @model_validator(mode="after")
-    def _energy_range(self) -> Self:
+    def _ranges(self) -> Self:
         low, high = self.energy_min_ev, self.energy_max_ev
         if low >= high:
             raise ValueError(
                 f"expected energy_min_ev below energy_max_ev, got {low:g} and {high:g}"
             )
+        if self.transparent_ev is not None:
+            low, high = self.transparent_ev
+            if not 0 < low < high:
+                raise ValueError(
+                    f"expected transparent_ev as from, to in eV, rising, got {low:g}, {high:g}"
+                )
+        for first, last in self.covered_pixels:
+            if not 0 <= first <= last:
+                raise ValueError(
+                    f"expected covered_pixels as first, last from 0, got {first}, {last}"
+                )
         return self
