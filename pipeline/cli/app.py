@@ -111,6 +111,27 @@ def alerts(
     commands.alerts(data_dir, tiled, run, follow, json_lines)
 
 
+@app.command(epilog="Example: `nucleate export RUN --frames 100:200 --to growth.h5`")
+def export(
+    run: Annotated[str, typer.Argument(help="Key of a run.")],
+    stream: Annotated[str, typer.Option(help="saxs or waxs.")] = "saxs",
+    frame: Annotated[int | None, typer.Option(help="One frame; -1 = the newest.")] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(metavar="A:B", help="Frames from A up to, but without, B; all if absent."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="nxcansas: one file; text: one file a frame.")
+    ] = "nxcansas",
+    unit: Annotated[str, typer.Option(help="Of q: 1/A or 1/nm.")] = "1/A",
+    to: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+) -> None:
+    """Write a run's curves as NXcanSAS, which SasView opens, or as 3 columns of text."""
+    commands.export(run, stream, frame, frames, form, unit, to, data_dir, tiled)
+
+
 @app.command(epilog="Example: `nucleate doctor --config configs/beamline.yaml`")
 def doctor(
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -190,6 +211,14 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from pipeline.cli.session import SessionError
     from pipeline.cli.supervisor import ProcessFailedError
     from pipeline.config.loader import ConfigError
+    from pipeline.export import ExportError
     from pipeline.replay import ReplayError
 
-    return (ConfigError, ReplayError, SessionError, ProcessFailedError, UnreachableError)
+    return (
+        ConfigError,
+        ExportError,
+        ReplayError,
+        SessionError,
+        ProcessFailedError,
+        UnreachableError,
+    )

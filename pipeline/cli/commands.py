@@ -166,6 +166,30 @@ def alerts(data_dir: Path, tiled: str | None, run: str | None, follow: bool, lin
         follower.stop()
 
 
+def export(
+    run: str,
+    stream: str,
+    frame: int | None,
+    frames: str | None,
+    form: str,
+    unit: str,
+    to: Path | None,
+    data_dir: Path,
+    tiled: str | None,
+) -> None:
+    """Write curves as files; where they are on stdout, what was left out on stderr."""
+    from pipeline.cli.export import export_run
+    from pipeline.export import Request
+
+    request = Request(stream, frame, frames, unit)
+    with TiledHttp(address_of(data_dir, tiled)) as http:
+        done = export_run(http, run, request, form, to)
+    for number, reason in done.left_out:
+        err.print(f"frame {number} has no curve: {reason}", markup=False, soft_wrap=True)
+    count = f"{done.frames} frame{'' if done.frames == 1 else 's'}"
+    out.print(f"{done.path}: {count}", markup=False, highlight=False, soft_wrap=True)
+
+
 def doctor(data_dir: Path, tiled: str | None, config_file: Path | None) -> None:
     from pipeline.cli.doctor import examine
 

@@ -166,6 +166,7 @@ class EmbeddedServer:
         from tiled.config import Authentication, StreamingCacheConfig
         from tiled.server.app import build_app
 
+        from pipeline.store.export import serialization_registry
         from pipeline.store.fastapi_memo import remember_dependants
 
         # It tells the catalog's URI with the password in it.
@@ -197,7 +198,9 @@ class EmbeddedServer:
             **pool,
         )
         app = build_app(
-            self.catalog, authentication=Authentication(single_user_api_key=self.api_key)
+            self.catalog,
+            authentication=Authentication(single_user_api_key=self.api_key),
+            serialization_registry=serialization_registry(),
         )
         remember_dependants()
         return app
