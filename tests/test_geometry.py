@@ -108,9 +108,9 @@ def test_knows_the_pixels_of_named_detectors(name, size_m):
         ("Distance: 1.9", "Distance: 1900000", "expected distance_m in 0.001 to 1000"),
         ("Rot1: 0.01", "Rot1: nan", "expected a number for rot1_rad"),
         ('"pixel1": 7.5e-05, "pixel2": 8e-05, ', "", "known pixel size, got Detector"),
-        ('"max_shape"', '"splineFile": "x.spline", "max_shape"', "even pixels"),
+        ('"max_shape"', '"splineFile": "x.spline", "max_shape"', "without distortion, got splineFile"),
         ('{"pixel1"', '{"pixel1', "expected JSON for detector_config"),
-        ("poni_version: 2", "poni_version: 3\nParallax: True", "expected Parallax: False"),
+        ("poni_version: 2", "poni_version: 3\nParallax: True", "expected a sensor with its material"),
         ('"max_shape"', '"orientation": 7, "max_shape"', "orientation 1 to 4, got 7"),
     ],
 )

@@ -142,3 +142,111 @@ def pixel_weights(
                 weight *= 1.0 - 0.5 * (x * x + y * y + polarization_factor * (x * x - y * y)) / d2
             weights[i, j] = weight
     return weights
+
+
+@njit(cache=True, nogil=True)
+def stopped_at(tangent: float, mu_per_m: float, thickness_m: float) -> float:
+    """How far from where a slanting photon enters a layer it is stopped, along the layer, in m.
+
+    The mean over the depths z in the layer at which it may be stopped, whose density is
+    mu' exp(-mu' z) with mu' = mu / cos a: sin a / mu (1 - (x + 1) exp(-x)) / (1 - exp(-x)),
+    x = mu' thickness.
+
+    Parameters
+    ----------
+    tangent
+        tan a of the angle of incidence.
+    mu_per_m
+        Linear attenuation coefficient of the layer, above 0.
+    thickness_m
+        Of the layer; may be infinite.
+    """
+    secant = math.sqrt(1.0 + tangent * tangent)
+    x = mu_per_m * thickness_m * secant
+    length_m = tangent / secant / mu_per_m
+    # exp(-40) is below the last digit of 1, and (x + 1) exp(-x) of an infinite x is no number.
+    if x > 40.0:
+        return length_m
+    stopped = -math.expm1(-x)
+    return length_m * (stopped - x * math.exp(-x)) / stopped
+
+
+@njit(cache=True, nogil=True)
+def entered_at(radius_m: float, distance_m: float, mu_per_m: float, thickness_m: float) -> float:
+    """Distance from the point of normal incidence at which a photon enters the layer, in m.
+
+    The solution r of r + stopped_at(r / distance) = radius, by iteration: what is added changes
+    with r by at most the thickness over the distance, so each round gains that factor.
+
+    Parameters
+    ----------
+    radius_m
+        Distance from the point of normal incidence at which it is stopped.
+    distance_m
+        Sample to that point.
+    mu_per_m, thickness_m
+        As for `stopped_at`.
+    """
+    entered = radius_m
+    for _ in range(50):
+        last = entered
+        entered = radius_m - stopped_at(last / distance_m, mu_per_m, thickness_m)
+        # A millionth of a pixel.
+        if abs(entered - last) < 1e-11:
+            break
+    return max(entered, 0.0)
+
+
+@njit(cache=True, nogil=True)
+def grid_q_chi(
+    position1_m: np.ndarray,
+    position2_m: np.ndarray,
+    distance_m: float,
+    poni_m: tuple[float, float],
+    turn: np.ndarray,
+    wavelength_nm: float,
+    layer: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """q and azimuth of points of the detector, as `corner_q_chi` but of any places.
+
+    Parameters
+    ----------
+    position1_m, position2_m
+        (rows, columns) along axes 1 and 2, from the outer corner of pixel (0, 0).
+    distance_m, poni_m
+        Sample to the point of normal incidence, and that point's place on the detector.
+    turn
+        (3, 3), see `rotation`.
+    wavelength_nm
+        Of the photons.
+    layer
+        Attenuation coefficient in 1/m and thickness in m of the sensor whose parallax is to be
+        taken out; (0, 0) = none.
+
+    Returns
+    -------
+    q_per_nm, chi_rad
+        (rows, columns), float32.
+    """
+    rows, columns = position1_m.shape
+    q_per_nm = np.empty((rows, columns), np.float32)
+    chi_rad = np.empty((rows, columns), np.float32)
+    scale = 4.0 * math.pi / wavelength_nm
+    for i in range(rows):
+        for j in range(columns):
+            p1 = position1_m[i, j] - poni_m[0]
+            p2 = position2_m[i, j] - poni_m[1]
+            if layer[0] > 0.0:
+                radius = math.sqrt(p1 * p1 + p2 * p2)
+                if radius > 0.0:
+                    nearer = entered_at(radius, distance_m, layer[0], layer[1]) / radius
+                    p1 *= nearer
+                    p2 *= nearer
+            y = turn[0, 0] * p1 + turn[0, 1] * p2 + turn[0, 2] * distance_m
+            x = turn[1, 0] * p1 + turn[1, 1] * p2 + turn[1, 2] * distance_m
+            z = turn[2, 0] * p1 + turn[2, 1] * p2 + turn[2, 2] * distance_m
+            r2 = x * x + y * y
+            d = math.sqrt(r2 + z * z)
+            q_per_nm[i, j] = scale * math.sqrt(r2 / (2.0 * d * (d + z)))
+            chi_rad[i, j] = math.atan2(y, x)
+    return q_per_nm, chi_rad
