@@ -197,6 +197,54 @@ def entered_at(radius_m: float, distance_m: float, mu_per_m: float, thickness_m:
     return max(entered, 0.0)
 
 
+# Nodes of a table over sin^2 a, 0 to 1, that is read linearly. Its error is the second derivative
+# times 1 / (8 nodes^2) = 3e-11: below 1e-9 of what is tabulated here to 60 degrees, 3e-8 to 80.
+_NODES = 1 << 16
+
+
+@njit(cache=True, nogil=True)
+def incidence_nodes() -> np.ndarray:
+    """sin^2 of the angles of incidence at which a table for `look_up` has its values."""
+    return np.arange(_NODES + 1) / _NODES
+
+
+@njit(cache=True, nogil=True)
+def look_up(table: np.ndarray, sin2: float) -> float:
+    """Value of a table over `incidence_nodes`, between its nodes linearly.
+
+    Parameters
+    ----------
+    table
+        (nodes + 1,).
+    sin2
+        sin^2 of the angle of incidence, 0 to 1.
+    """
+    place = sin2 * _NODES
+    node = min(int(place), _NODES - 1)
+    return table[node] + (place - node) * (table[node + 1] - table[node])
+
+
+@njit(cache=True, nogil=True)
+def parallax_table(distance_m: float, mu_per_m: float, thickness_m: float) -> np.ndarray:
+    """By what the distance from the point of normal incidence shrinks, over `incidence_nodes`.
+
+    The pixels' angle of incidence is that without parallax.
+
+    Parameters
+    ----------
+    distance_m, mu_per_m, thickness_m
+        As for `entered_at`. A mu of 0 gives 1 everywhere.
+    """
+    table = np.ones(_NODES + 1)
+    if mu_per_m > 0.0:
+        for node in range(1, _NODES):
+            sin2 = node / _NODES
+            radius_m = distance_m * math.sqrt(sin2 / (1.0 - sin2))
+            table[node] = entered_at(radius_m, distance_m, mu_per_m, thickness_m) / radius_m
+        table[0] = table[1]
+    return table
+
+
 @njit(cache=True, nogil=True)
 def grid_q_chi(
     position1_m: np.ndarray,
@@ -232,16 +280,16 @@ def grid_q_chi(
     q_per_nm = np.empty((rows, columns), np.float32)
     chi_rad = np.empty((rows, columns), np.float32)
     scale = 4.0 * math.pi / wavelength_nm
+    table = parallax_table(distance_m, layer[0], layer[1])
     for i in range(rows):
         for j in range(columns):
             p1 = position1_m[i, j] - poni_m[0]
             p2 = position2_m[i, j] - poni_m[1]
             if layer[0] > 0.0:
-                radius = math.sqrt(p1 * p1 + p2 * p2)
-                if radius > 0.0:
-                    nearer = entered_at(radius, distance_m, layer[0], layer[1]) / radius
-                    p1 *= nearer
-                    p2 *= nearer
+                radius2 = p1 * p1 + p2 * p2
+                nearer = look_up(table, radius2 / (radius2 + distance_m * distance_m))
+                p1 *= nearer
+                p2 *= nearer
             y = turn[0, 0] * p1 + turn[0, 1] * p2 + turn[0, 2] * distance_m
             x = turn[1, 0] * p1 + turn[1, 1] * p2 + turn[1, 2] * distance_m
             z = turn[2, 0] * p1 + turn[2, 1] * p2 + turn[2, 2] * distance_m
