@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from detectors.devices.flyer import FrameFlyer
-from pipeline.config.acquisition import OphydDevices, SimulatedDevices
+from pipeline.config.acquisition import STREAMS, OphydDevices, SimulatedDevices
 
 
 class DeviceError(ValueError):
@@ -26,16 +26,13 @@ def make_devices(devices: SimulatedDevices | OphydDevices) -> list[FrameFlyer]:
         made = _simulated(devices)
     else:
         made = [
-            _imported(stream, path, options)
-            for stream, path, options in (
-                ("saxs", devices.saxs, devices.saxs_options),
-                ("absorbance", devices.absorbance, devices.absorbance_options),
-            )
-            if path is not None
+            _imported(stream, path, getattr(devices, f"{stream}_options"))
+            for stream in STREAMS
+            if (path := getattr(devices, stream)) is not None
         ]
     if not made:
         raise DeviceError(
-            "acquisition.devices: expected a detector in 'saxs' or 'absorbance', got none"
+            "acquisition.devices: expected a detector in 'saxs', 'waxs' or 'absorbance', got none"
         )
     return made
 
@@ -48,15 +45,20 @@ def _simulated(devices: SimulatedDevices) -> list[FrameFlyer]:
 
     synthesis = Synthesis(devices.recipe)
     made: list[FrameFlyer] = []
-    if devices.saxs is not None:
-        made.append(
-            SimulatedAreaDetector(
-                renderer=AreaRenderer(devices.saxs, synthesis, devices.artefacts, devices.seed),
-                rate_hz=devices.saxs.rate_hz,
-                thickness_cm=devices.saxs.thickness_cm,
-                start_s=devices.start_s,
+    for stream in ("saxs", "waxs"):
+        area = getattr(devices, stream)
+        if area is not None:
+            renderer = AreaRenderer(area, synthesis, devices.artefacts, devices.seed, stream)
+            made.append(
+                SimulatedAreaDetector(
+                    name=stream,
+                    stream=stream,
+                    renderer=renderer,
+                    rate_hz=area.rate_hz,
+                    thickness_cm=area.thickness_cm,
+                    start_s=devices.start_s,
+                )
             )
-        )
     if devices.absorbance is not None:
         made.append(
             SimulatedFibreSpectrometer(

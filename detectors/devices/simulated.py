@@ -1,4 +1,4 @@
-"""The two detectors, looking on a simulated synthesis."""
+"""The detectors that look on a simulated synthesis."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from detectors.sample import assembly, optics, scattering
+from detectors.sample import assembly, crystal, optics, scattering
 from detectors.sample.kinetics import Growth, Trajectory, magic_growth, solve
 from detectors.sample.recipes import FORMULA_VOLUME_NM3, RECIPES, Kinetics, MagicSteps, Recipe
 
@@ -104,7 +104,7 @@ class Synthesis:
         self._agglomerates = weights
         volume = math.pi / 6.0 * float(weights[1] @ weights[0] ** 3)
         self._agglomerate_um_per_mm = 1e3 * FORMULA_VOLUME_NM3 / volume
-        self._agglomerate_curve: tuple[np.ndarray, np.ndarray] | None = None
+        self._agglomerate_curves: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     @property
     def limiting_concentration_mm(self) -> float:
@@ -170,6 +170,30 @@ class Synthesis:
                 s = assembly.structure_factor(self.recipe.assembly, order, q)
                 squared = squared + mean**2 * (s - 1.0)
             intensity += scattering.per_cm(number, squared)
+        return intensity
+
+    def wide_angle_per_cm(self, q_per_nm: np.ndarray, time_s: float) -> np.ndarray:
+        """The same at wide angles: with the crystals' reflections and the solvent's halo, (n,).
+
+        Parameters
+        ----------
+        q_per_nm
+            Momentum transfer (n,), 1/nm, ascending and positive.
+        time_s
+            Since the injection.
+        """
+        q = np.asarray(q_per_nm, dtype=float)
+        intensity = scattering.HEXANE_PER_CM + crystal.solvent_per_cm(q)
+        small = np.searchsorted(q, crystal.SMALL_ANGLE_END_PER_NM)
+        intensity[:small] += self.intensity_per_cm(q[:small], time_s) - scattering.HEXANE_PER_CM
+        growth, diameters, concentrations = self._growth(time_s)
+        if self.recipe.agglomerates_scatter:
+            amorphous = _volume_fraction(growth.pool_mm)
+            intensity += crystal.powder_per_cm(q, amorphous, crystal.AGGLOMERATE_ORDER_NM)
+        if growth.number_um > FEWEST_UM:
+            volumes = concentrations * diameters**3
+            size_nm = float(volumes @ diameters / volumes.sum())
+            intensity += crystal.powder_per_cm(q, _volume_fraction(growth.crystal_mm), size_nm)
         return intensity
 
     def absorbance(self, energy_ev: np.ndarray, time_s: float) -> np.ndarray:
@@ -247,12 +271,14 @@ class Synthesis:
         return growth.pool_mm * self._agglomerate_um_per_mm
 
     def _agglomerate_squared(self, q: np.ndarray) -> np.ndarray:
-        """<F^2> of agglomerates; their shape never changes, so a grid's last one is kept."""
-        kept = self._agglomerate_curve
-        if kept is None or not np.array_equal(kept[0], q):
-            kept = (q.copy(), scattering.moments(q, *self._agglomerates)[0])
-            self._agglomerate_curve = kept
-        return kept[1]
+        """<F^2> of agglomerates; their shape never changes, so those of two grids are kept."""
+        kept = self._agglomerate_curves
+        for grid, curve in kept:
+            if np.array_equal(grid, q):
+                return curve
+        curve = scattering.moments(q, *self._agglomerates)[0]
+        self._agglomerate_curves = ((q.copy(), curve), *kept[:1])
+        return curve
 
     def _optical_diameter(self, diameter_nm: float) -> float:
         seen = self.recipe.optics

@@ -1,4 +1,4 @@
-"""Counts of the simulated area detector.
+"""Counts of the simulated area detectors.
 
 Mean counts of a pixel:
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from pipeline.config.acquisition import Artefact, SimulatedSaxs
 
 POLARISATION_FACTOR = 0.99
 """Of an undulator's beam."""
-
-BEAM_AT = (0.53, 0.45)
-"""Where the beam hits, in shares of rows and columns: off every symmetry, and clear of gaps."""
 
 MODULE = (195, 487)
 GAP = (17, 7)
@@ -50,6 +47,8 @@ Q_STEP_PER_NM = 0.0025
 Q_STEP_ORDERED_PER_NM = 0.001
 """Steps of the I(q) that pixels interpolate (linearly, error step^2 / 8 I''): 1e-4 of I for
 particles below 16 nm; with order, 2e-3 at the tip of the sharpest peak (fwhm 0.021 1/nm)."""
+Q_STEP_WIDE_PER_NM = 0.01
+"""The same at wide angles: 4e-4 at the tip of a reflection of crystals of 16 nm (fwhm 0.4)."""
 
 BUBBLE_POROD = 2e-4
 """Scattering of a bubble's surface that fills the path: A q^-4, 1/cm nm^-4."""
@@ -79,6 +78,8 @@ class AreaRenderer:
         What goes wrong.
     seed
         Of the noise and of the bad pixels.
+    stream
+        Which of the area detectors this is.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class AreaRenderer:
         synthesis: Synthesis,
         artefacts: Sequence[Artefact] = (),
         seed: int = 1,
+        stream: Literal["saxs", "waxs"] = "saxs",
     ) -> None:
         self.settings = settings
+        self.stream: Literal["saxs", "waxs"] = stream
         self.synthesis = synthesis
         self.artefacts = tuple(artefacts)
         self.seed = seed
@@ -101,12 +104,12 @@ class AreaRenderer:
             distance_m=settings.distance_m,
             tilt_rad=(math.radians(settings.tilt_deg[0]), math.radians(settings.tilt_deg[1])),
             energy_kev=settings.energy_kev,
-            beam_pixel=(BEAM_AT[0] * ny, BEAM_AT[1] * nx),
+            beam_pixel=(settings.beam_at[0] * ny, settings.beam_at[1] * nx),
         )
         self.poni = self.geometry.poni()
         self.absolute_scale = 1.0 / (settings.flux_per_s * self.geometry.normal_solid_angle_sr)
         # Entropy [seed, frame] is a frame's; a third number keeps this apart from all of them.
-        generator = np.random.default_rng([seed, 0, 2])
+        generator = np.random.default_rng([seed, 0, 2 if stream == "saxs" else 5])
         self.pixel_mask = _pixel_mask(settings, generator)
         self.pixel_mask.flags.writeable = False
         self._hot_at = np.flatnonzero(self.pixel_mask & MASK_HOT)
@@ -121,26 +124,38 @@ class AreaRenderer:
 
     def render(self, frame: int, time_s: float, exposure_s: float) -> Exposure | None:
         """The frame of an exposure that ended at ``time_s``, or None if it was lost."""
-        disturbed = disturbance(self.artefacts, "saxs", time_s, exposure_s)
+        disturbed = disturbance(self.artefacts, self.stream, time_s, exposure_s)
         if disturbed.dropped:
             return None
         settings = self.settings
         generator = np.random.default_rng([self.seed, frame])
         flux = max(1.0 + settings.monitor_noise * generator.standard_normal(), 0.0)
+        if self.stream == "waxs":
+            # Both detectors see the flux of one beam, and photons of their own.
+            generator = np.random.default_rng([self.seed, frame, 4])
         monitor = flux * disturbed.beam
         # The counter after the sample sees the shutter and the missing liquid alike.
         transmission = settings.transmission ** (1.0 - disturbed.bubble) * disturbed.shutter
         image = self._without_photons(exposure_s)
         dose = monitor * transmission * exposure_s * disturbed.gain
         if dose > 0.0:
-            curve = (1.0 - disturbed.bubble) * self.synthesis.intensity_per_cm(
-                self._q, time_s - 0.5 * exposure_s
-            )
+            curve = (1.0 - disturbed.bubble) * self._sample_per_cm(time_s - 0.5 * exposure_s)
             curve += self.background_curve(self._q)
             curve += disturbed.bubble * BUBBLE_POROD * self._q**-4
             counts = counting_noise(self._means(dose * curve), generator)
             image.reshape(-1)[self._pixel] = self._digitised(counts)
         return Exposure(image, float(monitor), float(transmission))
+
+    def _sample_per_cm(self, time_s: float) -> np.ndarray:
+        if self.stream == "waxs":
+            return self.synthesis.wide_angle_per_cm(self._q, time_s)
+        return self.synthesis.intensity_per_cm(self._q, time_s)
+
+    def _q_step_per_nm(self) -> float:
+        if self.stream == "waxs":
+            return Q_STEP_WIDE_PER_NM
+        ordered = self.synthesis.recipe.assembly is not None
+        return Q_STEP_ORDERED_PER_NM if ordered else Q_STEP_PER_NM
 
     def _prepare_pixels(self) -> None:
         """What does not change from frame to frame, for usable pixels in the order of q.
@@ -150,8 +165,7 @@ class AreaRenderer:
         """
         settings = self.settings
         two_theta, azimuth, solid_angle = self.geometry.pixels()
-        ordered = self.synthesis.recipe.assembly is not None
-        step = Q_STEP_ORDERED_PER_NM if ordered else Q_STEP_PER_NM
+        step = self._q_step_per_nm()
         usable = np.flatnonzero(self.pixel_mask == 0)
         position = self.geometry.q_per_nm(two_theta).reshape(-1)[usable] / step
         # A q of zero has no background, and the beamstop covers it anyway.
@@ -206,8 +220,8 @@ def _pixel_mask(settings: SimulatedSaxs, generator: np.random.Generator) -> np.n
     mask[lot > 1.0 - HOT_SHARE] = MASK_HOT
     if settings.beamstop_radius_mm > 0.0:
         pixel_m = settings.pixel_size_um * 1e-6
-        below = (rows - BEAM_AT[0] * ny)[:, None] * pixel_m
-        beside = (columns - BEAM_AT[1] * nx)[None, :] * pixel_m
+        below = (rows - settings.beam_at[0] * ny)[:, None] * pixel_m
+        beside = (columns - settings.beam_at[1] * nx)[None, :] * pixel_m
         radius = settings.beamstop_radius_mm * 1e-3 + MASK_MARGIN_M
         stop = np.hypot(below, beside) < radius
         arm = (below > 0.0) & (np.abs(beside) < 0.5 * ARM_WIDTH_M + MASK_MARGIN_M)

@@ -1,7 +1,7 @@
 """What goes wrong at a beamline, as each detector sees it.
 
 ===============  ==================================  =========================================
-artefact         area detector                       spectrometer
+artefact         area detectors                      spectrometer
 ===============  ==================================  =========================================
 beam_dump        no photons, monitor falls to 0      nothing (it has a lamp)
 closed_shutter   no photons, monitor stays,          nothing
@@ -22,9 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
-from pipeline.config.acquisition import Artefact
+from pipeline.config.acquisition import Artefact, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Disturbance:
 
 def disturbance(
     artefacts: Iterable[Artefact],
-    stream: Literal["saxs", "absorbance"],
+    stream: Stream,
     time_s: float,
     exposure_s: float,
 ) -> Disturbance:
@@ -60,9 +59,9 @@ def disturbance(
             bubble = max(bubble, artefact.size * share)
         elif artefact.kind == "gain_step":
             gain *= 1.0 + (artefact.size - 1.0) * share
-        elif stream == "saxs" and artefact.kind == "beam_dump":
+        elif stream != "absorbance" and artefact.kind == "beam_dump":
             beam *= 1.0 - share
-        elif stream == "saxs" and artefact.kind == "closed_shutter":
+        elif stream != "absorbance" and artefact.kind == "closed_shutter":
             shutter *= 1.0 - share
     return Disturbance(beam, shutter, bubble, gain, dropped)
 

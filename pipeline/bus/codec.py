@@ -199,7 +199,12 @@ def _describe(kind: type[Result]) -> dict[str, Any]:
     """What a receiver that has not imported a result must know of it."""
     description = {"class": kind.__name__, "fields": result_fields(kind), "node": kind.NODE}
     if issubclass(kind, ArrayResult):
-        description |= {"axis_node": kind.AXIS_NODE, "axis": kind.AXIS, "lines": list(kind.LINES)}
+        description |= {
+            "axis_node": kind.AXIS_NODE,
+            "axis": kind.AXIS,
+            "lines": list(kind.LINES),
+            "constants": [list(constant) for constant in kind.CONSTANTS],
+        }
     return description
 
 
@@ -212,7 +217,7 @@ def _announced(node: dict[str, Any]) -> type[Result]:
     declared = packed.field(node, "fields", dict)
     if name in _made:
         known = _known[name]
-        if result_fields(known) == declared and packed.field(node, "node", str) == known.NODE:
+        if _describe(known) == node:
             return known
     elif any(kind.__name__ == name for kind in _subclasses(Result)):
         return result_class(name)
@@ -225,18 +230,11 @@ def _announced(node: dict[str, Any]) -> type[Result]:
         if plain is None:
             raise WireError(f"{name[:60]}.{column}: expected a type of field, got {str(kind)[:20]}")
         columns.append((column, plain | None if str(kind).endswith("?") else plain))
-    path = packed.field(node, "node", str)
-    if not _NODE.fullmatch(path):
-        raise WireError(f"{name[:60]}: expected a node like saxs/porod, got {path[:60]!r}")
-    namespace: dict[str, Any] = {"NODE": path}
+    namespace: dict[str, Any] = {"NODE": _node_path(name, packed.field(node, "node", str))}
     base: type[Result] = RowResult
     if "axis" in node:
         base = ArrayResult
-        namespace |= {
-            "AXIS_NODE": packed.field(node, "axis_node", str),
-            "AXIS": packed.field(node, "axis", str),
-            "LINES": tuple(packed.field(node, "lines", list)),
-        }
+        namespace |= _array_layout(name, declared, node)
     own = [column for column in columns if column[0] not in ("frame", "time_s")]
     made = make_dataclass(
         name, own, bases=(base,), namespace=namespace, frozen=True, eq=False, kw_only=True
@@ -244,6 +242,30 @@ def _announced(node: dict[str, Any]) -> type[Result]:
     _made.add(name)
     _known[name] = made
     return made
+
+
+def _node_path(name: str, path: Any) -> str:
+    if not (isinstance(path, str) and _NODE.fullmatch(path)):
+        raise WireError(f"{name[:60]}: expected a node like saxs/porod, got {str(path)[:60]!r}")
+    return path
+
+
+def _array_layout(name: str, declared: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Axis, lines and constants of an announced array, all of which must be its fields."""
+    axis, lines = packed.field(node, "axis", str), packed.field(node, "lines", list)
+    # Senders from before there were constants do not tell of any.
+    constants = packed.field(node, "constants", list) if "constants" in node else []
+    if not all(isinstance(constant, list) and len(constant) == 2 for constant in constants):
+        raise WireError(f"{name[:60]}: expected constants as field, node; got {constants!r:.60}")
+    for field in (axis, *lines, *(constant[0] for constant in constants)):
+        if not (isinstance(field, str) and declared.get(field) == "array"):
+            raise WireError(f"{name[:60]}: expected an array among its fields, got {field!r:.60}")
+    return {
+        "AXIS_NODE": _node_path(name, packed.field(node, "axis_node", str)),
+        "AXIS": axis,
+        "LINES": tuple(lines),
+        "CONSTANTS": tuple((field, _node_path(name, path)) for field, path in constants),
+    }
 
 
 def decode_open(parts: Parts) -> tuple[RunStart, tuple[type[Result], ...]]:

@@ -115,6 +115,10 @@ def host_for(
             [f"--stages {part}: the wiring has no links.{stream}, say where they meet"]
         )
     reducing, fitting = split(stages)
+    if not fitting:
+        raise ConfigError(
+            [f"--stages {part}: {stream} has one stage only: run it without --stages"]
+        )
     if part == "reduce":
         return Runner(wiring.frames[stream], wiring.links[stream], bus, reducing)
     return Relay(wiring.links[stream], wiring.store, bus, fitting)

@@ -225,8 +225,7 @@ def wiring(
 
 def config_check(file: Path) -> None:
     config = load_config(file)
-    acquired = configs.acquired_streams(config)
-    streams = (config.replay.stream,) if config.replay.stream else acquired
+    streams = configs.streams_of(config)
     listed = ", ".join(streams) or "no detectors"
     out.print(f"{file}: good ({config.name}; {listed})", markup=False, soft_wrap=True)
     for note in configs.unanswered(config, streams):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pipeline
 from pipeline.cli.session import SessionError
 from pipeline.config import RunConfig
-from pipeline.config.acquisition import SimulatedDevices
+from pipeline.config.acquisition import STREAMS
 
 
 def packaged(name: str) -> Path:
@@ -72,7 +72,10 @@ def unanswered(config: RunConfig, streams: Sequence[str]) -> list[str]:
 def acquired_streams(config: RunConfig) -> tuple[str, ...]:
     """Streams of the devices that a config names."""
     devices = config.acquisition.devices
-    names = ("saxs", "absorbance")
-    if isinstance(devices, SimulatedDevices):
-        return tuple(name for name in names if getattr(devices, name) is not None)
-    return tuple(name for name in names if getattr(devices, name, None))
+    return tuple(name for name in STREAMS if getattr(devices, name) is not None)
+
+
+def streams_of(config: RunConfig) -> tuple[str, ...]:
+    """Streams that a config is for: of the recording that it names, else of its devices."""
+    replayed = {config.replay.stream, *(also.stream for also in config.replay.also)}
+    return tuple(name for name in STREAMS if name in replayed) or acquired_streams(config)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pipeline.access import TiledAddress, TiledHttp, UnreachableError
 from pipeline.cli.analyse import stages_for
-from pipeline.cli.configs import acquired_streams
+from pipeline.cli.configs import acquired_streams, streams_of
 from pipeline.config import RunConfig
 from pipeline.config.acquisition import OphydDevices
 from pipeline.config.loader import ConfigError, load_config
@@ -140,7 +140,7 @@ def _devices(config: RunConfig) -> Iterator[Finding]:
 def _kernels(config: RunConfig) -> Iterator[Finding]:
     from pipeline.runner import StageChain
 
-    for stream in ("saxs", "absorbance"):
+    for stream in streams_of(config):
         began = time.monotonic()
         StageChain(stages_for(stream, config)).warm_up()
         took = time.monotonic() - began

@@ -33,15 +33,17 @@ def _require_run(http: TiledHttp, run: str) -> dict[str, Any]:
     return metadata
 
 
-def example_curl(address: TiledAddress, run: str, data_dir: Path | None) -> str:
-    """A command that fetches the sizes of a run; the key stays in its file or variable.
+def example_curl(
+    address: TiledAddress, run: str, data_dir: Path | None, table: str = "saxs/populations"
+) -> str:
+    """A command that fetches a table of a run; the key stays in its file or variable.
 
     ``data_dir`` is None for a server elsewhere.
     """
     key = "$TILED_API_KEY" if data_dir is None else f"$(cat {data_dir / 'tiled_api_key'})"
     return (
         f'curl -H "Authorization: Apikey {key}" '
-        f'"{address.url}/api/v1/table/full/{run}/saxs/populations?format=text/csv"'
+        f'"{address.url}/api/v1/table/full/{run}/{table}?format=text/csv"'
     )
 
 
@@ -77,7 +79,7 @@ def print_status(http: TiledHttp, run: str | None, console: Console) -> None:
             stream, *(str(counts.get(n, 0)) for n in ("published", "stored", "lost", "rejected"))
         )
     console.print(table)
-    for node in ("saxs/populations", "absorbance/exciton"):
+    for node in ("saxs/populations", "waxs/frames", "absorbance/exciton"):
         _print_newest(http, f"{run}/{node}", node, console)
     print_alerts(http, run, console, json_lines=False)
 

@@ -26,6 +26,25 @@ HEALTH_PERIOD_S = 1.0
 REFRESH_HZ = 4
 SHOWN_ALERTS = 8
 
+NAMES = {"saxs": "SAXS", "waxs": "WAXS"}
+FITS = {"saxs": "saxs/populations", "absorbance": "absorbance/exciton"}
+SHOWN = {
+    "saxs/populations": (
+        ("diameter", "nc_diameter_nm", "nm", 2),
+        ("sigma", "nc_sigma_nm", "nm", 2),
+        ("concentration", "nc_concentration_um", "µM", 2),
+        ("agglomerates", "agglomerate_concentration_um", "µM", 1),
+        ("yield", "yield_fraction", "", 3),
+        ("reduced chi²", "reduced_chi2", "", 2),
+    ),
+    "absorbance/exciton": (
+        ("exciton", "exciton_ev", "eV", 3),
+        ("fwhm", "fwhm_mev", "meV", 0),
+        ("optical size", "diameter_nm", "nm", 2),
+    ),
+}
+"""By table: label, column, unit and decimals of what is shown of its newest row."""
+
 # Where a phase's alert says that the sample now is.
 PHASES = {
     "phase_1_to_2": "II: nanocrystals appear",
@@ -55,6 +74,12 @@ def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) 
     return f"{value:.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
 
 
+def _shown_table(stream: str, config: RunConfig) -> str:
+    """The table whose newest row is shown; where nothing is fitted, that of the frames."""
+    fitted = {"saxs": config.saxs.fit, "absorbance": config.absorbance.fit}
+    return f"{stream}/frames" if fitted.get(stream) is None else FITS[stream]
+
+
 class Screen:
     """A live view of one run; on a console that is no terminal, alerts and a summary only."""
 
@@ -62,6 +87,7 @@ class Screen:
         self._session = session
         self._config = config
         self._console = console
+        self._nodes = {stream: _shown_table(stream, config) for stream in session.streams}
         self._lock = threading.Lock()
         self._rows: dict[str, dict[str, Any]] = {}
         self._arrived: float | None = None
@@ -77,12 +103,7 @@ class Screen:
 
     def __enter__(self) -> Screen:
         address, run = self._session.address, self._session.run
-        nodes = [
-            node
-            for stream, node in (("saxs", "saxs/populations"), ("absorbance", "absorbance/exciton"))
-            if stream in self._session.streams
-        ]
-        for node in nodes:
+        for node in self._nodes.values():
             follower = RowsFollower(address, run, node, lambda row, n=node: self._take(n, row))
             self._followers.append(follower.start())
         self._followers.append(AlertFollower(address, run, self._take_alert).start())
@@ -148,7 +169,7 @@ class Screen:
         if named:
             newest = max(named, key=lambda a: a["time_s"])
             return f"{PHASES[newest['kind']]} (since {newest['onset_s']:.1f} s)"
-        if self._config.detect.recipe == "cs_dopa" and self._rows:
+        if self._config.detect.recipe == "cs_dopa" and FITS["saxs"] in self._rows:
             return "I: agglomerates"
         return "-"
 
@@ -160,28 +181,16 @@ class Screen:
         return text + (f", {counts['rejected']} rejected" if counts["rejected"] else "")
 
     def _values(self) -> list[tuple[str, str]]:
-        saxs = self._rows.get("saxs/populations")
-        optical = self._rows.get("absorbance/exciton")
         values = [("phase", self._phase())]
-        if "saxs" in self._session.streams:
+        for stream, node in self._nodes.items():
+            name = NAMES.get(stream, stream)
+            row = self._rows.get(node)
+            values.append((f"time ({name})", measured(row, "time_s", "s", 1)))
             values += [
-                ("time (SAXS)", measured(saxs, "time_s", "s", 1)),
-                ("diameter", measured(saxs, "nc_diameter_nm", "nm")),
-                ("sigma", measured(saxs, "nc_sigma_nm", "nm")),
-                ("concentration", measured(saxs, "nc_concentration_um", "µM")),
-                ("agglomerates", measured(saxs, "agglomerate_concentration_um", "µM", 1)),
-                ("yield", measured(saxs, "yield_fraction", "", 3)),
-                ("reduced chi²", measured(saxs, "reduced_chi2", "")),
-                ("SAXS frames", self._frames("saxs")),
+                (label, measured(row, column, unit, digits))
+                for label, column, unit, digits in SHOWN.get(node, ())
             ]
-        if "absorbance" in self._session.streams:
-            values += [
-                ("time (absorbance)", measured(optical, "time_s", "s", 1)),
-                ("exciton", measured(optical, "exciton_ev", "eV", 3)),
-                ("fwhm", measured(optical, "fwhm_mev", "meV", 0)),
-                ("optical size", measured(optical, "diameter_nm", "nm")),
-                ("absorbance frames", self._frames("absorbance")),
-            ]
+            values.append((f"{name} frames", self._frames(stream)))
         return values
 
     def _age(self) -> str:
@@ -213,7 +222,8 @@ class Screen:
 
     def _curl(self) -> str:
         folder = None if self._session.is_external else self._session.data_dir
-        return example_curl(self._session.address, self._session.run, folder)
+        table = next(iter(self._nodes.values()))
+        return example_curl(self._session.address, self._session.run, folder, table)
 
     def _summary(self) -> str:
         with self._lock:

@@ -12,7 +12,11 @@ from pipeline.config.wiring import FrameEndpoints, Wiring
 
 LOOPBACK = "127.0.0.1"
 STORE_PORT, TILED_PORT = 5570, 8000
-PORTS = {"saxs": (5560, 5561, 5562), "absorbance": (5563, 5564, 5565)}
+PORTS = {
+    "saxs": (5560, 5561, 5562),
+    "absorbance": (5563, 5564, 5565),
+    "waxs": (5566, 5567, 5568),
+}
 """By stream: live frames and their repair (bound by the detectors), link (bound by the fit)."""
 
 

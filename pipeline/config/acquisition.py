@@ -1,10 +1,15 @@
 """What makes frames: simulated devices here, real ones at a beamline."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from pipeline.config.base import Section
+
+Stream = Literal["saxs", "waxs", "absorbance"]
+
+STREAMS: tuple[Stream, ...] = get_args(Stream)
+"""Every stream there is, in the order in which they are listed."""
 
 
 class Artefact(Section):
@@ -19,7 +24,7 @@ class Artefact(Section):
     size: float = Field(default=1.0, gt=0)
     """How strong: factor of the gain step, share of the path lost to a bubble (at most 1);
     unused by the others."""
-    stream: Literal["saxs", "absorbance"] | None = None
+    stream: Stream | None = None
     """Detector concerned; absent = every one that can be."""
 
     @model_validator(mode="after")
@@ -52,6 +57,9 @@ class SimulatedSaxs(Section):
     """Of the photons."""
     tilt_deg: tuple[float, float] = (0.3, -0.2)
     """Rotations of the detector about the vertical and the horizontal axis."""
+    beam_at: tuple[float, float] = (0.53, 0.45)
+    """Where the direct beam hits, in shares of rows and columns; below 0 or above 1: beside the
+    detector."""
     flux_per_s: float = Field(default=5e11, gt=0)
     """Photons on the sample a second."""
     monitor_noise: float = Field(default=0.01, ge=0)
@@ -66,6 +74,22 @@ class SimulatedSaxs(Section):
     """Flat scattering of capillary and air, in the units of the sample's."""
     background_porod: float = Field(default=1e-4, ge=0)
     """Parasitic scattering A q^-4: A in 1/cm nm^-4."""
+
+
+class SimulatedWaxs(SimulatedSaxs):
+    """Second area detector, beside the beam and close to the sample: the crystals' reflections."""
+
+    shape: tuple[Edge, Edge] = (619, 487)
+    """Rows and columns, up to 2880 x 2880."""
+    pixel_size_um: float = Field(default=172.0, gt=0)
+    """Edge of a pixel."""
+    distance_m: float = Field(default=0.45, gt=0)
+    """From the sample to the point of normal incidence; at 37.5 keV, 0.45 m: q from 4 to 44 1/nm."""
+    beam_at: tuple[float, float] = (0.5, -0.12)
+    """Where the direct beam passes, in shares of rows and columns; below 0 or above 1: beside the
+    detector."""
+    beamstop_radius_mm: float = Field(default=0.0, ge=0)
+    """Of a round beamstop on an arm of 0.6 mm; 0 = none, since the beam passes beside."""
 
 
 class SimulatedSpectrometer(Section):
@@ -86,7 +110,7 @@ class SimulatedSpectrometer(Section):
 
 
 class SimulatedDevices(Section):
-    """Both detectors, looking on one simulated synthesis."""
+    """Detectors that look on one simulated synthesis."""
 
     type: Literal["simulated"] = "simulated"
     recipe: Literal["cs_dopa", "cs_oleate", "cs_oleate_dilute", "assembly_100c"] = "cs_dopa"
@@ -96,7 +120,9 @@ class SimulatedDevices(Section):
     start_s: float = Field(default=0.0, ge=0)
     """Where in the synthesis the run begins."""
     saxs: SimulatedSaxs | None = SimulatedSaxs()
-    """Absent = no area detector."""
+    """Absent = no small-angle detector."""
+    waxs: SimulatedWaxs | None = None
+    """Absent = no wide-angle detector."""
     absorbance: SimulatedSpectrometer | None = SimulatedSpectrometer()
     """Absent = no spectrometer."""
     artefacts: tuple[Artefact, ...] = ()
@@ -110,6 +136,10 @@ class OphydDevices(Section):
     saxs: str | None = None
     """``package.module:Class`` of a flyer that publishes images."""
     saxs_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Keyword arguments of its constructor."""
+    waxs: str | None = None
+    """``package.module:Class`` of a flyer that publishes images, of a second area detector."""
+    waxs_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Keyword arguments of its constructor."""
     absorbance: str | None = None
     """``package.module:Class`` of a flyer that publishes spectra."""

@@ -1,18 +1,19 @@
 """How a recording that is not our own is read."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pipeline.config.acquisition import Stream
 from pipeline.config.base import Section
 
 
-class ReplayFormat(Section):
-    """What a recording's files do not say themselves."""
+class StreamFormat(Section):
+    """What the files of one stream do not say themselves."""
 
     format: Literal["auto", "recording", "tiled", "nexus", "images", "curves", "spectra"] = "auto"
     """Kind of recording; ``auto`` looks at the files."""
-    stream: Literal["saxs", "absorbance"] | None = None
+    stream: Stream | None = None
     """Stream that the recording becomes; from the format if absent."""
     q_unit: Literal["1/A", "1/nm"] | None = None
     """Unit of q in 1-D curves. Must be given: files seldom say."""
@@ -61,3 +62,60 @@ class ReplayFormat(Section):
     """For counts: which spectrum is the reference (0 = first). It is not replayed as a frame."""
     time_unit: Literal["s", "min"] = "s"
     """Unit of times in headers that are bare numbers."""
+
+
+_OF_ONE_DETECTOR = {"stream", "index", "files", "dataset", "shape", "poni_file", "mask_file"}
+
+
+class FurtherStream(StreamFormat):
+    """A further stream of the same recording, e.g. of a second area detector.
+
+    What is absent here is as in ``replay`` itself, so that detectors that are exposed together
+    share counters and times, except for what belongs to one detector: index, files, dataset, shape,
+    geometry and mask. An entry of another format shares nothing.
+    """
+
+    path: str | None = None
+    """Folder or file of this stream, relative to the recording; the recording itself if absent."""
+
+
+class ReplayFormat(StreamFormat):
+    """What a recording's files do not say themselves."""
+
+    also: tuple[FurtherStream, ...] = ()
+    """Further streams of the recording, played in the same run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, data: Any) -> Any:
+        """Complete further streams, so that a config that is written out says all of them."""
+        if not isinstance(data, dict) or not isinstance(data.get("also"), list | tuple):
+            return data
+        shared = {
+            name: value
+            for name, value in data.items()
+            if name in StreamFormat.model_fields.keys() - _OF_ONE_DETECTOR
+        }
+        own = data.get("format", "auto")
+        return data | {
+            "also": [
+                shared | further
+                if isinstance(further, dict) and further.get("format", own) == own
+                else further
+                for further in data["also"]
+            ]
+        }
+
+    @model_validator(mode="after")
+    def _streams_differ(self) -> Self:
+        named = [self.stream, *(further.stream for further in self.also)]
+        if self.also and (None in named or len(set(named)) < len(named)):
+            raise ValueError(
+                "expected a stream of its own in replay.stream and in each of replay.also, got "
+                + ", ".join(name or "none" for name in named)
+            )
+        return self
+
+    def of(self, stream: str) -> StreamFormat:
+        """What is said of one stream; of the first if it is none of ``also``."""
+        return next((further for further in self.also if further.stream == stream), self)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config.replay import ReplayFormat
+from pipeline.config.replay import StreamFormat
 from pipeline.messages import CurveFrame, Frame, StreamStart, frozen_array
 from pipeline.replay.recording import Recording, ReplayError, StreamSource, seconds_to_ns
 from pipeline.replay.tables import natural_key, read_columns, read_csv
@@ -28,7 +28,7 @@ class _Entry:
     exposure_s: float
 
 
-def open_curves(path: Path, replay: ReplayFormat) -> Recording:
+def open_curves(path: Path, replay: StreamFormat) -> Recording:
     """Read a folder of text files with columns q, I and, if there is a third, sigma.
 
     All files must be on one q axis: curves that were integrated differently do not make a series,
@@ -96,7 +96,7 @@ def open_curves(path: Path, replay: ReplayFormat) -> Recording:
 
 
 def _entries(
-    path: Path, folder: Path, replay: ReplayFormat
+    path: Path, folder: Path, replay: StreamFormat
 ) -> tuple[list[_Entry], tuple[Path, ...]]:
     index = path if path.is_file() else folder / replay.index if replay.index else None
     if index is not None:

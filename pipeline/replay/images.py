@@ -12,11 +12,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline.config.replay import ReplayFormat
+from pipeline.config.replay import StreamFormat
 from pipeline.messages import ImageFrame, StreamStart, frozen_array
 from pipeline.replay.recording import (
     Recording,
     ReplayError,
+    StreamSource,
     as_unsigned,
     image_stream,
     seconds_to_ns,
@@ -34,10 +35,11 @@ class _Counters:
     monitor: np.ndarray
     transmission: np.ndarray
     exposure_s: np.ndarray
+    rows: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
 
-def open_images(path: Path, replay: ReplayFormat) -> Recording:
+def open_images(path: Path, replay: StreamFormat) -> Recording:
     """Read a folder of images as one stream.
 
     Images are taken in the order of their names, ``period_s`` apart: the end of exposure n is at
@@ -81,6 +83,7 @@ def open_images(path: Path, replay: ReplayFormat) -> Recording:
             "saturation": int(np.iinfo(first.dtype).max),
             "transmission": "measured" if replay.empty_beam_ratio else "not known: 1",
             "files": [file.name for file in files],
+            "counter_rows": list(counters.rows),
         },
     )
 
@@ -104,6 +107,30 @@ def open_images(path: Path, replay: ReplayFormat) -> Recording:
         streams={stream: image_stream(start, len(files), frames)},
         inputs=(*inputs, *counters.files),
     )
+
+
+def require_same_exposures(first: StreamSource, further: StreamSource) -> None:
+    """Refuse images of two detectors that cannot have been exposed together, one by one.
+
+    Where the number of an image tells its time, one that is missing would give all that follow the
+    time of another exposure.
+    """
+    names = first.start.stream, further.start.stream
+    counts = first.frame_count, further.frame_count
+    if counts[0] != counts[1]:
+        raise ReplayError(
+            f"{names[1]}: expected {counts[0]} images, as {names[0]} has, got {counts[1]}: is one "
+            "missing? If they were not exposed together, set period_s in replay.also"
+        )
+    told = [source.start.metadata["counter_rows"] for source in (first, further)]
+    files = [source.start.metadata["files"] for source in (first, further)]
+    # Without counters nothing more is known of either.
+    for frame, (one, other) in enumerate(zip(*told, strict=False)):
+        if one != other:
+            raise ReplayError(
+                f"{names[1]} frame {frame}: expected the counters of {names[0]}, {one} "
+                f"({files[0][frame]}), got {other} ({files[1][frame]}): is an image missing?"
+            )
 
 
 def read_image(path: Path, shape: tuple[int, int] | None, dtype: str | None) -> np.ndarray:
@@ -189,7 +216,7 @@ def _read_with_fabio(path: Path) -> np.ndarray:
         raise ReplayError(f"{path}: cannot be read as an image: {why}") from error
 
 
-def _image_files(path: Path, replay: ReplayFormat) -> list[Path]:
+def _image_files(path: Path, replay: StreamFormat) -> list[Path]:
     if replay.files is not None:
         files = sorted(path.glob(replay.files), key=natural_key)
         if not files:
@@ -209,7 +236,7 @@ def is_image(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(IMAGE_SUFFIXES)
 
 
-def _poni_file(path: Path, replay: ReplayFormat) -> Path:
+def _poni_file(path: Path, replay: StreamFormat) -> Path:
     if replay.poni_file is not None:
         poni = path / replay.poni_file
         if not poni.is_file():
@@ -224,7 +251,7 @@ def _poni_file(path: Path, replay: ReplayFormat) -> Path:
     return found[0]
 
 
-def _counters(path: Path, files: list[Path], replay: ReplayFormat) -> _Counters:
+def _counters(path: Path, files: list[Path], replay: StreamFormat) -> _Counters:
     exposure_s = np.full(len(files), replay.exposure_s or 1.0)
     ones = np.ones(len(files))
     if replay.counters is None:
@@ -261,7 +288,13 @@ def _counters(path: Path, files: list[Path], replay: ReplayFormat) -> _Counters:
                     f"({replay.empty_beam_ratio})?"
                 )
             transmission = np.minimum(ratio, 1.0)
-    return _Counters(monitor, transmission, exposure_s, tuple(table.path for table in tables))
+    return _Counters(
+        monitor,
+        transmission,
+        exposure_s,
+        tuple(f"{table.path.name} row {row}" for table, row in rows),
+        tuple(table.path for table in tables),
+    )
 
 
 def _all_positive(values: np.ndarray, column: str, files: list[Path]) -> None:
@@ -273,7 +306,7 @@ def _all_positive(values: np.ndarray, column: str, files: list[Path]) -> None:
 
 
 def _row_of(file: Path, position: int, tables: list[CsvTable], images: int) -> tuple[CsvTable, int]:
-    """Which counter row belongs to an image: see ``ReplayFormat.counters``."""
+    """Which counter row belongs to an image: see ``StreamFormat.counters``."""
     if len(tables) == 1:
         table, row = tables[0], position
         if len(table.rows) != images:

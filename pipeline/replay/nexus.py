@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline.config.replay import ReplayFormat
+from pipeline.config.replay import StreamFormat
 from pipeline.messages import ImageFrame, StreamStart, frozen_array
 from pipeline.replay.images import read_mask
 from pipeline.replay.nexus_geometry import find, poni_text, scalar, seconds_per_unit
@@ -38,7 +38,7 @@ _TIME_NAMES = (
 _EXPOSURE_NAMES = ("count_time", "exposure_time", "exposure_s", "AcquireTime")
 
 
-def open_nexus(path: Path, replay: ReplayFormat) -> Recording:
+def open_nexus(path: Path, replay: StreamFormat) -> Recording:
     """Read an EIGER master file, an areaDetector file, or any NXdetector with images.
 
     Counts pass unchanged, the mark 2^32 - 1 of pixels without a value included; signed counts
@@ -127,7 +127,7 @@ def _series(node: h5py.Dataset | None, count: int) -> np.ndarray | None:
 
 
 def _exposures(
-    entry: h5py.Group, places: list[h5py.Group], count: int, replay: ReplayFormat, path: Path
+    entry: h5py.Group, places: list[h5py.Group], count: int, replay: StreamFormat, path: Path
 ) -> np.ndarray:
     node = find(places, *_EXPOSURE_NAMES)
     preset = find([entry], "control/preset")
@@ -148,7 +148,7 @@ def _exposures(
 
 
 def _times_ns(
-    places: list[h5py.Group], exposure_s: np.ndarray, replay: ReplayFormat, path: Path
+    places: list[h5py.Group], exposure_s: np.ndarray, replay: StreamFormat, path: Path
 ) -> np.ndarray:
     """End of each exposure, ns after the run's zero."""
     count = len(exposure_s)
@@ -198,7 +198,7 @@ def _monitor(entry: h5py.Group, exposure_s: np.ndarray) -> np.ndarray:
 
 
 def _mask(
-    path: Path, places: list[h5py.Group], shape: tuple[int, int], replay: ReplayFormat
+    path: Path, places: list[h5py.Group], shape: tuple[int, int], replay: StreamFormat
 ) -> tuple[dict[str, np.ndarray], list[Path]]:
     extra: list[Path] = []
     if replay.mask_file is not None:
@@ -215,7 +215,7 @@ def _mask(
 
 
 def _geometry(
-    path: Path, entry: h5py.Group, detector: h5py.Group | None, replay: ReplayFormat
+    path: Path, entry: h5py.Group, detector: h5py.Group | None, replay: StreamFormat
 ) -> dict[str, str]:
     if replay.poni_file is not None:
         poni = path.parent / replay.poni_file

@@ -13,7 +13,7 @@ import h5py
 import hdf5plugin  # noqa: F401  (registers the filters that detectors compress with)
 import numpy as np
 
-from pipeline.config.replay import ReplayFormat
+from pipeline.config.replay import StreamFormat
 from pipeline.replay.recording import ReplayError
 
 #: Groups deeper than this are not searched: NXdetector is at depth 3, its modules at 4.
@@ -69,7 +69,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def find_layout(file: h5py.File, path: Path, replay: ReplayFormat) -> Layout:
+def find_layout(file: h5py.File, path: Path, replay: StreamFormat) -> Layout:
     """Find the images, and check that all of them are there and alike."""
     entry = _entry_of(file)
     if replay.dataset is not None:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.config.replay import ReplayFormat
+from pipeline.config.replay import FurtherStream, ReplayFormat, StreamFormat
 from pipeline.replay.curves import open_curves
-from pipeline.replay.images import is_image, open_images
+from pipeline.replay.images import is_image, open_images, require_same_exposures
 from pipeline.replay.nexus import open_nexus
 from pipeline.replay.own import RUN_FILE, is_own, open_own
 from pipeline.replay.recording import Recording, ReplayError
@@ -17,7 +17,7 @@ from pipeline.replay.tiled_run import is_tiled_uri, open_tiled
 
 _HDF5_SUFFIXES = (".h5", ".hdf", ".hdf5", ".nxs", ".nx5", ".nexus")
 
-_READERS: dict[str, Callable[[Path, ReplayFormat], Recording]] = {
+_READERS: dict[str, Callable[[Path, StreamFormat], Recording]] = {
     "recording": lambda path, _: open_own(path),
     "nexus": open_nexus,
     "images": open_images,
@@ -44,12 +44,45 @@ def open_recording(recording: str | Path, replay: ReplayFormat | None = None) ->
     """
     replay = replay or ReplayFormat()
     if is_tiled_uri(str(recording)):
-        if replay.format not in ("auto", "tiled"):
-            raise ReplayError(f"{recording}: is an address of Tiled, not {replay.format}")
+        # Also where its config tells of the files that the run was once replayed from.
         return open_tiled(str(recording), replay)
     path = Path(recording)
     if not path.exists():
         raise ReplayError(f"{path}: no such file or folder")
+    if path.is_dir() and is_own(path):
+        # It has all streams, whatever its config tells of the files that they once came from.
+        replay = ReplayFormat()
+    found = _open_files(path, replay)
+    for further in replay.also:
+        found = _joined(found, path, replay, further)
+    return dataclasses.replace(found, uri=str(path.resolve()))
+
+
+def _joined(
+    found: Recording, path: Path, replay: ReplayFormat, further: FurtherStream
+) -> Recording:
+    """A recording with one more stream, of ``replay.also``."""
+    where = path
+    if further.path is not None:
+        where = (path if path.is_dir() else path.parent) / further.path
+        if not where.exists():
+            raise ReplayError(f"{where}: no such file or folder (path in replay.also)")
+    more = _open_files(where, further)
+    first = next(iter(found.streams.values()))
+    for name, source in more.streams.items():
+        if name in found.streams:
+            raise ReplayError(
+                f"{where}: is stream {name}, and so is another part of this recording"
+            )
+        if found.format == more.format == "images" and replay.period_s == further.period_s:
+            require_same_exposures(first, source)
+    # Counters that both were read with are one input.
+    inputs = tuple(dict.fromkeys((*found.inputs, *more.inputs)))
+    return dataclasses.replace(found, streams={**found.streams, **more.streams}, inputs=inputs)
+
+
+def _open_files(path: Path, replay: StreamFormat) -> Recording:
+    """Files of one stream, or of all if they are a recording of ours."""
     form = _detect(path, replay) if replay.format == "auto" else replay.format
     if form == "tiled":
         raise ReplayError(f"{path}: expected tiled:URL#path, got a {_kind(path)}")
@@ -61,14 +94,14 @@ def open_recording(recording: str | Path, replay: ReplayFormat | None = None) ->
     empty = [name for name, stream in found.streams.items() if stream.frame_count == 0]
     if len(empty) == len(found.streams):
         raise ReplayError(f"{path}: has no frames")
-    return dataclasses.replace(found, uri=str(path.resolve()))
+    return found
 
 
 def _kind(path: Path) -> str:
     return "folder" if path.is_dir() else "file"
 
 
-def _detect(path: Path, replay: ReplayFormat) -> str:
+def _detect(path: Path, replay: StreamFormat) -> str:
     if path.is_file():
         return _detect_file(path, replay)
     if is_own(path):
@@ -86,7 +119,7 @@ def _detect(path: Path, replay: ReplayFormat) -> str:
     )
 
 
-def _detect_file(path: Path, replay: ReplayFormat) -> str:
+def _detect_file(path: Path, replay: StreamFormat) -> str:
     suffix = path.suffix.lower()
     if suffix in _HDF5_SUFFIXES:
         return "recording" if is_own(path) else "nexus"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config.replay import ReplayFormat
+from pipeline.config.replay import StreamFormat
 from pipeline.messages import Frame, SpectrumFrame, StreamStart, frozen_array
 from pipeline.replay.recording import Recording, ReplayError, StreamSource, seconds_to_ns
 from pipeline.replay.tables import CsvTable, is_date, number, read_csv
@@ -18,7 +18,7 @@ _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 _TIME = re.compile(r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*(s|sec|min|h)?\b")
 
 
-def open_spectra(path: Path, replay: ReplayFormat) -> Recording:
+def open_spectra(path: Path, replay: StreamFormat) -> Recording:
     """Read a CSV of spectra.
 
     The header gives the times: seconds (``30 s``, ``2 min``, or a bare number in ``time_unit``) or

@@ -102,7 +102,7 @@ def _open_run(root: Any, uri: str, path: str, replay: ReplayFormat) -> Recording
     if not streams:
         raise ReplayError(
             f"{uri}: nothing to replay: looked for <stream>/<images> of a raw run, and for "
-            f"saxs/curves and absorbance/spectra; it holds {', '.join(node) or 'nothing'}"
+            f"saxs/curves, waxs/curves and absorbance/spectra; it holds {', '.join(node) or 'nothing'}"
         )
     structure = repr([(s.start.stream, s.start.shape, s.frame_count) for s in streams.values()])
     identity = f"{path}\n{node.uri}\n{structure}"
@@ -203,13 +203,16 @@ def _raw_images(
     array = group[key]
     count, shape = int(np.prod(array.shape[:-2])), tuple(array.shape[-2:])
     dtype = np.dtype(f"<u{array.dtype.itemsize}" if array.dtype.kind in "iu" else "<u4")
-    stream = replay.stream or ("saxs" if name in ("primary", "saxs") else name)
-    exposure_s = replay.exposure_s or 1.0
+    stream = "saxs" if name == "primary" else name
+    if not replay.also:
+        stream = replay.stream or stream
+    said = replay.of(stream)
+    exposure_s = said.exposure_s or 1.0
     numbers = _column(group, keys, "_frame", count)
     times_ns = _column(group, keys, "_time_ns", count)
     metadata: dict[str, Any] = {"source": str(group.uri), "saturation": int(np.iinfo(dtype).max)}
-    if replay.poni_file is not None:
-        metadata["poni"] = Path(replay.poni_file).read_text(encoding="utf-8")
+    if said.poni_file is not None:
+        metadata["poni"] = Path(said.poni_file).read_text(encoding="utf-8")
     start = StreamStart(stream, run, "image", shape, dtype.str, {}, metadata)
 
     def read() -> Iterator[Frame]:
@@ -217,7 +220,7 @@ def _raw_images(
             index = tuple(map(int, np.unravel_index(i, array.shape[:-2])))
             frame = i if numbers is None else int(numbers[i])
             ns = (
-                seconds_to_ns(i * replay.period_s + exposure_s)
+                seconds_to_ns(i * said.period_s + exposure_s)
                 if times_ns is None
                 else int(times_ns[i])
             )
@@ -246,20 +249,25 @@ def _has_concentrations(node: Any) -> bool:
 
 def _result_streams(node: Any, run: str, _replay: ReplayFormat) -> Iterator[StreamSource]:
     """Stored curves and spectra of a run's results, with the times of their tables."""
-    curves, axis = _get(node, "saxs/curves"), _get(node, "saxs/q")
-    if curves is not None and axis is not None:
-        q_per_nm = frozen_array(axis.read(), "<f8")
+    for stream in ("saxs", "waxs"):
+        curves, axis = _get(node, f"{stream}/curves"), _get(node, f"{stream}/q")
+        if curves is None or axis is None:
+            continue
+        arrays = {"q_per_nm": frozen_array(axis.read(), "<f8")}
+        resolution = _get(node, f"{stream}/q_resolution")
+        if resolution is not None:
+            arrays["q_resolution_per_nm"] = frozen_array(resolution.read(), "<f8")
         metadata = {
             "source": str(node.uri),
             "sigma": "recorded",
-            "absolute": _has_concentrations(node),
+            # Of wide angles nothing is counted, so nothing tells whether their scale is known.
+            "absolute": stream == "saxs" and _has_concentrations(node),
             # What is stored is what was left after it.
             "background_subtracted": True,
         }
-        start = StreamStart(
-            "saxs", run, "curve", q_per_nm.shape, "<f8", {"q_per_nm": q_per_nm}, metadata
-        )
-        yield _slabs(start, curves, _times_s(node, "saxs"), _curve_frame)
+        shape = arrays["q_per_nm"].shape
+        start = StreamStart(stream, run, "curve", shape, "<f8", arrays, metadata)
+        yield _slabs(start, curves, _times_s(node, stream), _curve_frame)
     spectra, axis = _get(node, "absorbance/spectra"), _get(node, "absorbance/energy")
     if spectra is not None and axis is not None:
         # Rising in energy is falling in wavelength.

@@ -91,22 +91,42 @@ class TableNode:
 
 @dataclass(frozen=True)
 class ArrayNode:
-    """An array of shape (frame, line, axis)."""
+    """An array of shape (frame, line, axis), with what stands once beside it.
+
+    ``constants`` are a result's fields along the axis, each with its node.
+    """
 
     path: str
     axis_path: str
     axis: str
     lines: tuple[str, ...]
+    constants: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, result: type[ArrayResult]) -> ArrayNode:
         """The array that a result's class asks for."""
         assert result.NODE is not None
-        return cls(result.NODE, result.AXIS_NODE, result.AXIS, result.LINES)
+        return cls(result.NODE, result.AXIS_NODE, result.AXIS, result.LINES, result.CONSTANTS)
 
     def find(self, message: FrameResults) -> Result | None:
         """This node's result of a frame, if it has one."""
         return next((r for r in message.results if self.path == r.NODE), None)
+
+    def along_axis(self, result: Result) -> dict[str, np.ndarray]:
+        """By node: the axis (n,), and each constant that is known, (n,)."""
+        axis = np.asarray(getattr(result, self.axis))
+        found = {self.axis_path: axis}
+        for name, path in self.constants:
+            values = np.asarray(getattr(result, name))
+            if not values.size:
+                continue
+            if values.shape != axis.shape:
+                raise LayoutError(
+                    f"{path}: expected {name} of {axis.shape} as {self.axis} has, got "
+                    f"{values.shape}"
+                )
+            found[path] = values
+        return found
 
     def block(self, frames: Sequence[FrameResults], length: int) -> np.ndarray:
         """Slabs of consecutive frames, (n, line, axis); NaN where a frame gave nothing."""

@@ -122,7 +122,7 @@ class RunContainer:
             self.data.patch(self.segments(path), empty, 0)
 
     def axis(self, path: str, values: np.ndarray) -> None:
-        """Store an axis; a second time changes nothing."""
+        """Store an axis, or what is constant along one; a second time changes nothing."""
         values = np.asarray(values, dtype=float)
         self._make(path, _array_source(values))
         self.data.patch(self.segments(path), values, 0)
@@ -244,14 +244,17 @@ class StreamWriter:
         with self._lock:
             if node.path in self._lengths:
                 return self._lengths[node.path]
-            axis = getattr(node.find(message), node.axis)
-            shape = (len(node.lines), len(axis))
-            self._container.axis(node.axis_path, axis)
+            result = node.find(message)
+            assert result is not None
+            along = node.along_axis(result)
+            shape = (len(node.lines), len(along[node.axis_path]))
+            for path, values in along.items():
+                self._container.axis(path, values)
             self._container.array(node.path, shape)
             if self._container.data.publishes:
                 self._container.live_array(f"{LIVE}/{node.path}", shape)
-            self._lengths[node.path] = len(axis)
-            return len(axis)
+            self._lengths[node.path] = shape[1]
+            return shape[1]
 
     def flush(self) -> int:
         """Make all consecutive pending frames durable; the number of frames written."""
