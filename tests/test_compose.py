@@ -34,6 +34,7 @@ STAGES = (
     "fit-saxs",
     "reduce-absorbance",
     "fit-absorbance",
+    "analyse-waxs",
     "store",
     "detect",
 )
@@ -115,6 +116,8 @@ def test_every_command_parses(monkeypatch: pytest.MonkeyPatch, services: dict[st
         if name.startswith(("reduce", "fit")):
             stages, stream = name.split("-")
             assert (arguments.stages, arguments.stream) == (stages, stream)
+        if name == "analyse-waxs":
+            assert (arguments.stages, arguments.stream) == ("all", "waxs")
         if name == "store":
             assert arguments.link == f"tcp://store:{STORE_PORT}"
             assert arguments.port == TILED_PORT

@@ -84,7 +84,7 @@ class SimulatedWaxs(SimulatedSaxs):
     pixel_size_um: float = Field(default=172.0, gt=0)
     """Edge of a pixel."""
     distance_m: float = Field(default=0.45, gt=0)
-    """From the sample to the point of normal incidence; at 37.5 keV, 0.45 m: q from 4 to 44 1/nm."""
+    """From the sample to the point of normal incidence; at 37.5 keV: q from 4 to 44 1/nm."""
     beam_at: tuple[float, float] = (0.5, -0.12)
     """Where the direct beam passes, in shares of rows and columns; below 0 or above 1: beside the
     detector."""

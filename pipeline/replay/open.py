@@ -72,7 +72,7 @@ def _joined(
     for name, source in more.streams.items():
         if name in found.streams:
             raise ReplayError(
-                f"{where}: is stream {name}, and so is another part of this recording"
+                f"{where}: is stream {name}, as another part of this recording is"
             )
         if found.format == more.format == "images" and replay.period_s == further.period_s:
             require_same_exposures(first, source)

@@ -101,8 +101,8 @@ def _open_run(root: Any, uri: str, path: str, replay: ReplayFormat) -> Recording
             break
     if not streams:
         raise ReplayError(
-            f"{uri}: nothing to replay: looked for <stream>/<images> of a raw run, and for "
-            f"saxs/curves, waxs/curves and absorbance/spectra; it holds {', '.join(node) or 'nothing'}"
+            f"{uri}: nothing to replay: looked for <stream>/<images> of a raw run, for saxs/curves, "
+            f"waxs/curves and absorbance/spectra; it holds {', '.join(node) or 'nothing'}"
         )
     structure = repr([(s.start.stream, s.start.shape, s.frame_count) for s in streams.values()])
     identity = f"{path}\n{node.uri}\n{structure}"
