@@ -84,6 +84,8 @@ def _target(to: Path | None, name: str) -> Path:
     path = Path(name) if to is None else to / name if to.is_dir() else to
     if path.exists():
         raise ExportError(f"{path} exists already: choose another --to")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path} cannot be written: there is no folder {path.parent}")
     return path
 
 

@@ -149,7 +149,8 @@ class _Writer:
         sample = _group(entry, "sassample", "NXsample", "SASsample")
         sample["name"] = self._facts.sample or self._facts.name
         if self._facts.thickness_cm:
-            _number(sample, "thickness", self._facts.thickness_cm, "cm")
+            # sasdata takes it for mm, whatever the unit says.
+            _number(sample, "thickness", self._facts.thickness_cm * 10, "mm")
         if self._facts.description:
             sample["details"] = self._facts.description
         return sample
