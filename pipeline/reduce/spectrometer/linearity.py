@@ -50,8 +50,9 @@ def check_response(coefficients: Sequence[float], highest_counts: float) -> None
     """
     x = np.linspace(0.0, highest_counts, _PLACES)
     share = polynomial.polyval(x, coefficients)
-    _, slope = linearise(x, coefficients)
-    bad = ~((share > 0.0) & (slope > 0.0))
+    # The slope of x / P(x) has the sign of P - x P'.
+    rise = share - x * polynomial.polyval(x, polynomial.polyder(coefficients))
+    bad = ~((share > 0.0) & (rise > 0.0))
     if bad.any():
         raise ValueError(
             "nonlinearity_coefficients: expected light that rises with the counts up to "
