@@ -6,8 +6,9 @@ Powder of crystals, volume fraction phi, in 1/cm (kinematic theory, Warren, X-ra
     I(q) = 1e7 phi r_e^2 2 pi^2 / (v^2 q^2) sum_hkl m |F_hkl|^2 profile(q - q_hkl)
 
 with r_e in nm, v the cell's volume in nm^3, m the number of equivalent reflections, and profile a
-Gaussian of area 1 whose fwhm is Scherrer's for spheres, 2 pi 1.03 / D, D the volume-weighted
-diameter (0.829 by the cube root of the volume: Langford and Wilson, J. Appl. Cryst. 1978, 11, 102).
+Gaussian of area 1 whose fwhm is Scherrer's for spheres, 2 pi 1.107 / D, D the volume-weighted
+diameter: that of the Fourier transform of the volume that a sphere shares with its shifted self
+(0.89 by the cube root of the volume, Scherrer's usual constant).
 
 Positions are those of the orthorhombic cell (ICSD 97851). Intensities are an approximation: atoms
 stand where the perovskite without tilts has them, so lines that only the tilts of the octahedra
@@ -41,7 +42,7 @@ ATOMS = (
 DEBYE_WALLER_NM2 = 0.03
 """B of exp(-2 B (q / 4 pi)^2) on intensities: 3 square angstroms, as soft halides have."""
 
-SCHERRER = 1.03
+SCHERRER = 1.107
 SIGMA_PER_FWHM = 1.0 / math.sqrt(8.0 * math.log(2.0))
 REACH = 5.0
 """Standard deviations on which a reflection is drawn."""

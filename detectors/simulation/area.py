@@ -48,7 +48,7 @@ Q_STEP_ORDERED_PER_NM = 0.001
 """Steps of the I(q) that pixels interpolate (linearly, error step^2 / 8 I''): 1e-4 of I for
 particles below 16 nm; with order, 2e-3 at the tip of the sharpest peak (fwhm 0.021 1/nm)."""
 Q_STEP_WIDE_PER_NM = 0.01
-"""The same at wide angles: 4e-4 at the tip of a reflection of crystals of 16 nm (fwhm 0.4)."""
+"""The same at wide angles: 4e-4 at the tip of a reflection of crystals of 16 nm (fwhm 0.43)."""
 
 BUBBLE_POROD = 2e-4
 """Scattering of a bubble's surface that fills the path: A q^-4, 1/cm nm^-4."""

@@ -101,7 +101,7 @@ def _open_run(root: Any, uri: str, path: str, replay: ReplayFormat) -> Recording
             break
     if not streams:
         raise ReplayError(
-            f"{uri}: nothing to replay: looked for <stream>/<images> of a raw run, for saxs/curves, "
+            f"{uri}: nothing to replay: looked for <stream>/<images> of a raw run, saxs/curves, "
             f"waxs/curves and absorbance/spectra; it holds {', '.join(node) or 'nothing'}"
         )
     structure = repr([(s.start.stream, s.start.shape, s.frame_count) for s in streams.values()])
