@@ -40,6 +40,9 @@ _DENSITY_G_PER_CM3 = {
     "CsI": 4.51,
     "Gd2O2S": 7.32,
 }
+# Range of the tables of Elam et al.
+_TABLE_EV = (100.0, 800e3)
+
 _FORMULA = {"CZT": "Cd0.9Zn0.1Te", "CdZnTe": "Cd0.9Zn0.1Te"}
 
 
@@ -88,23 +91,23 @@ def attenuation_per_m(
     formula = _FORMULA.get(material, material)
     energy_ev = HC_EV_NM / wavelength_nm
     density = density_g_per_cm3 or _DENSITY_G_PER_CM3.get(formula)
+    if not _TABLE_EV[0] <= energy_ev <= _TABLE_EV[1]:
+        raise InputError(
+            f"sensor: expected photons of {_TABLE_EV[0]:g} to {_TABLE_EV[1]:g} eV, got "
+            f"{energy_ev:g} eV"
+        )
     try:
         elements = xraydb.chemparse(formula)
-        if density is None and len(elements) == 1:
-            density = float(xraydb.atomic_density(next(iter(elements))))
-        if density is None:
-            raise InputError(
-                f"sensor: expected a density for {material}, got none: set sensor.density_g_per_cm3"
-            )
-        per_cm = float(xraydb.material_mu(formula, energy_ev, density=density, kind="total"))
-    except InputError:
-        raise
     except ValueError as error:
-        raise InputError(f"sensor: expected a chemical formula, got {material}: {error}") from None
-    if not (math.isfinite(per_cm) and per_cm > 0.0):
+        got = f"{material} ({' '.join(str(error).split())})"
+        raise InputError(f"sensor: expected a chemical formula, got {got}") from None
+    if density is None and len(elements) == 1:
+        density = float(xraydb.atomic_density(next(iter(elements))))
+    if density is None:
         raise InputError(
-            f"sensor: expected an energy in the table of {material}, got {energy_ev:g} eV"
+            f"sensor: expected a density for {material}, got none: set sensor.density_g_per_cm3"
         )
+    per_cm = float(xraydb.material_mu(formula, energy_ev, density=density, kind="total"))
     return per_cm * 100.0
 
 
