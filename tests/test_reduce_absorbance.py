@@ -167,7 +167,7 @@ COVERED = np.arange(401) < 12
 RESPONSE = (0.97, 2e-6, -2e-11)
 
 
-def recorded(light, offset=0.0, stray=0.0, response=None):
+def recorded(light, offset=0.0, stray=0.0, response=()):
     """Counts of an imperfect spectrometer without noise; the first 12 pixels are covered."""
     light = np.where(COVERED, 0.0, light)
     light = light + np.where(COVERED, 0.0, stray * light[~COVERED].mean())
@@ -378,6 +378,7 @@ def test_reduced_absorbance_is_averaged_too():
         ({"energy_step_ev": 3.0}, "energy_step_ev: expected a bin between"),
         ({"nonlinearity_coefficients": (1.0, 1e-3, 1e-6)}, "expected light that rises"),
         ({"saturation_counts": 100.0}, "expected a reference above the dark, got none"),
+        ({"saturation_counts": 210.0, "covered_pixels": ((0, 1),)}, "covered_pixels: expected fi"),
     ],
 )
 def test_settings_that_do_not_fit_the_stream_are_refused(settings, message):
@@ -477,9 +478,8 @@ def test_recorded_counts_show_the_plasmon_band(data_dir, step_ev):
 
 @pytest.mark.real_data
 def test_a_lamp_that_fades_leaves_recorded_absorbance_as_it_is(data_dir):
-    window = {"transparent_ev": (1.83, 1.9)}
-    steady = gold_spectra(data_dir, **window)
-    fading = gold_spectra(data_dir, fade=0.995, **window)
+    steady = gold_spectra(data_dir, transparent_ev=(1.83, 1.9))
+    fading = gold_spectra(data_dir, fade=0.995, transparent_ev=(1.83, 1.9))
     bare = gold_spectra(data_dir, fade=0.995)
     assert bare[90].absorbance[50] - steady[90].absorbance[50] > 0.1
     for before, after in zip(steady, fading, strict=True):

@@ -172,7 +172,8 @@ class AbsorbanceReduction(Section):
     """Pixels above are not stored."""
     energy_step_ev: float | None = Field(default=None, gt=0)
     """Spacing of an even grid of energies that spectra are averaged onto, not below the widest
-    pixel's width; absent = the pixels' own energies."""
+    pixel's width; absent = the pixels' own energies. A twelfth of the narrowest fwhm or less leaves
+    the fit of the exciton as it is."""
     wavelengths_in_air: bool = False
     """Whether wavelengths are those in air, as most spectrometers are calibrated with lamp lines.
     Taken as in vacuum otherwise, energies come out 0.03 % too high: 0.7 meV at 2.5 eV."""
@@ -188,8 +189,9 @@ class AbsorbanceReduction(Section):
     counts_per_electron: float = Field(default=1.0, gt=0)
     """Gain of the spectrometer, for the error."""
     covered_pixels: tuple[tuple[int, int], ...] = ()
-    """Pixels without light, each range first, last, from 0: their mean against the dark is how far
-    the dark has drifted, and is taken out of each spectrum. Absent = the dark does not drift."""
+    """Pixels without light, each range first, last, from 0 in the stream's order: their mean over
+    the dark is how far the dark has drifted, and is taken out of each spectrum. Absent = the dark
+    does not drift."""
     transparent_ev: Interval | None = None
     """Energies where the sample does not absorb: absorbance is zero there on average, whatever the
     lamp does. What scatters or drifts evenly goes with it. Absent = the lamp does not drift."""

@@ -67,7 +67,7 @@ def check_covered(above_dark: np.ndarray, covered: np.ndarray) -> None:
     Parameters
     ----------
     above_dark
-        (n,) counts of the reference above the dark.
+        (n,) counts of the reference above the dark; what is not finite is left out.
     covered
         (n,), True = covered.
 
@@ -76,8 +76,11 @@ def check_covered(above_dark: np.ndarray, covered: np.ndarray) -> None:
     ValueError
         If their mean is more than a tenth of the other pixels' mean.
     """
-    seen = float(np.nanmean(above_dark[covered]))
-    light = float(np.nanmean(above_dark[~covered]))
+    finite = np.isfinite(above_dark)
+    if not ((finite & covered).any() and (finite & ~covered).any()):
+        return
+    seen = float(above_dark[finite & covered].mean())
+    light = float(above_dark[finite & ~covered].mean())
     if abs(seen) > _MOST_LIGHT * abs(light):
         raise ValueError(
             f"covered_pixels: expected none of the lamp's light (reference {light:.4g} above dark "

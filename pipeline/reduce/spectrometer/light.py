@@ -94,15 +94,15 @@ class Spectrometer:
         ValueError
             If covered pixels see the lamp, or the detector's response turns round.
         """
+        light = self.light(counts, self.averaged)
         above_dark = counts - self._dark
         if self.covered.any():
             covered.check_covered(above_dark, self.covered)
-        if self._settings.nonlinearity_coefficients:
-            full = min(self.saturation_counts, float(np.nanmax(counts)))
-            linearity.check_response(
-                self._settings.nonlinearity_coefficients, full - float(np.nanmin(self._dark))
-            )
-        return self.light(counts, self.averaged)
+        finite = above_dark[np.isfinite(above_dark)]
+        if self._settings.nonlinearity_coefficients and finite.size:
+            highest = min(self.saturation_counts - float(np.nanmin(self._dark)), finite.max())
+            linearity.check_response(self._settings.nonlinearity_coefficients, float(highest))
+        return light
 
     def light(self, counts: np.ndarray, averaged: int = 1) -> Light:
         """Light of recorded counts.
