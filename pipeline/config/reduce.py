@@ -189,7 +189,7 @@ class AbsorbanceReduction(Section):
     counts_per_electron: float = Field(default=1.0, gt=0)
     """Gain of the spectrometer, for the error."""
     covered_pixels: tuple[tuple[int, int], ...] = ()
-    """Pixels without light, each range first, last, from 0 in the stream's order: their mean over
+    """Pixels without light, each range first, last, from 0 in the stream's order: their mean above
     the dark is how far the dark has drifted, and is taken out of each spectrum. Absent = the dark
     does not drift."""
     transparent_ev: Interval | None = None
