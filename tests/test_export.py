@@ -331,7 +331,7 @@ def test_one_frame_as_text(export: Callable[..., Done], stored: Stored, tmp_path
 def test_text_of_a_range_is_a_folder_and_may_be_a_background(
     export: Callable[..., Done], stored: Stored, tmp_path: Path
 ) -> None:
-    done = export(*"--frames 2:5 --format text --unit 1/nm --to texts".split())
+    done = export(*["--frames", "2:5", "--format", "text", "--unit", "1/nm", "--to", "texts"])
     assert done.code == 0, done.err
     names = [f"{stored.run}_saxs_{n:06d}.txt" for n in (2, 4)]
     assert sorted(path.name for path in (tmp_path / "texts").iterdir()) == names
@@ -409,8 +409,8 @@ def test_over_http(stored: Stored, tmp_path: Path) -> None:
 def test_http_and_command_give_the_same(
     stored: Stored, export: Callable[..., Done], tmp_path: Path
 ) -> None:
-    assert export(*"--frame 5 --format text --to a.txt".split()).code == 0
-    assert export(*"--frames 1: --to a.h5".split()).code == 0
+    assert export(*["--frame", "5", "--format", "text", "--to", "a.txt"]).code == 0
+    assert export(*["--frames", "1:", "--to", "a.h5"]).code == 0
     response = stored.get("text;frame=5")
     assert response.headers["Content-Type"].startswith("text/plain")
     assert response.text == (tmp_path / "a.txt").read_text()

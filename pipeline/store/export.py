@@ -45,8 +45,8 @@ NXCANSAS = "application/x-nxcansas"
 TEXT = "text/plain"
 ALIASES = {"nxcansas": NXCANSAS, "text": TEXT}
 
-# An entry of 500 bins takes 7 ms and 15 kB: this is 7 s of a thread that shares Python's lock with a
-# live run.
+# An entry of 500 bins takes 7 ms and 15 kB: this is 7 s of a thread that shares Python's lock with
+# a live run.
 MOST_FRAMES = 1000
 
 Filter = Callable[[Any], Awaitable[Any]]
