@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from pipeline.config.loader import load_config
 from pipeline.config.reduce import AbsorbanceReduction
 from pipeline.kernels.noise import local_scatter
 from pipeline.messages import BadFrameError, RunStart, Spectrum, SpectrumFrame, Stage, StreamStart
 from pipeline.reduce.absorbance import ReduceAbsorbance
 from pipeline.reduce.files import InputError
+from pipeline.replay import open_recording
+from tests.support import REPOSITORY
 
 WAVELENGTH_NM = np.linspace(300.0, 700.0, 401)
 ENERGY_EV = 1239.841984 / WAVELENGTH_NM
@@ -123,7 +126,6 @@ def test_a_stage_that_starts_again_gives_the_same_bits():
         (frame_of(np.ones(7)), r"expected 401 values, got an array of \(7,\)"),
         (frame_of(DARK), "no light"),
         (frame_of(np.full(401, 65535.0)), "all pixels saturated"),
-        (replace(frame_of(DARK + LAMP), exposure_s=0.0), "exposure above 0 s, got 0"),
     ],
 )
 def test_bad_spectrum_is_rejected_with_one_line(frame, message):
@@ -133,6 +135,16 @@ def test_bad_spectrum_is_rejected_with_one_line(frame, message):
         list(stage.process(frame))
     assert str(caught.value).startswith("absorbance frame 5: ")
     assert "\n" not in str(caught.value)
+
+
+def test_exposure_is_asked_for_where_the_reference_has_one():
+    stage = ReduceAbsorbance(SETTINGS)
+    frame = replace(frame_of(DARK + LAMP), exposure_s=0.0)
+    stage.reset(counts_start())
+    assert len(list(stage.process(frame))) == 1
+    stage.reset(counts_start(metadata={"reference_exposure_s": 0.3}))
+    with pytest.raises(BadFrameError, match="frame 5: expected an exposure above 0 s, got 0"):
+        list(stage.process(frame))
 
 
 @pytest.mark.parametrize(
@@ -484,6 +496,20 @@ def test_a_lamp_that_fades_leaves_recorded_absorbance_as_it_is(data_dir):
     assert bare[90].absorbance[50] - steady[90].absorbance[50] > 0.1
     for before, after in zip(steady, fading, strict=True):
         np.testing.assert_allclose(after.absorbance, before.absorbance, atol=1e-12)
+
+
+@pytest.mark.real_data
+def test_config_of_recorded_counts_loses_no_spectrum(data_dir):
+    """The record names no exposure."""
+    path = data_dir / "aunp_timeseries_raw_counts" / "aunps_glass_good.csv"
+    config = load_config(REPOSITORY / "configs" / "aunp_absorbance.yaml")
+    source = open_recording(path, config.replay).streams["absorbance"]
+    stage = ReduceAbsorbance(config.absorbance.reduce)
+    stage.reset(RunStart(run="r", stream=source.start))
+    frames = [frame for frame in source.frames() if isinstance(frame, SpectrumFrame)]
+    spectra = [spectrum for frame in frames for spectrum in stage.process(frame)]
+    assert len(spectra) == 99
+    assert np.isfinite([spectrum.absorbance for spectrum in spectra]).all()
 
 
 def gold_spectra(data_dir, fade=1.0, **settings) -> list[Spectrum]:

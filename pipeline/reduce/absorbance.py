@@ -43,8 +43,8 @@ _OF_COUNTS = (
 class ReduceAbsorbance:
     """Decadic absorbance with its error from each spectrum, against rising photon energy.
 
-    From counts: A = -log10(S / R), with S = (I - dark) / exposure and R the same of the reference.
-    By config, each with its error: drift of the dark, the detector's non-linearity, stray light,
+    From counts: A = -log10(S / R), with S = (I - dark) / exposure and R the same of the reference
+    (of the same exposure, if the stream names no ``reference_exposure_s``). By config, each with its error: drift of the dark, the detector's non-linearity, stray light,
     drift of the lamp, and the average over an even grid of energies. The package
     `pipeline.reduce.spectrometer` has a module for each.
 
@@ -250,10 +250,11 @@ class ReduceAbsorbance:
     ) -> tuple[np.ndarray, Errors]:
         assert self._spectrometer is not None
         assert self._reference is not None
-        if not (math.isfinite(exposure_s) and exposure_s > 0.0):
-            raise BadFrameError(f"{where}: expected an exposure above 0 s, got {exposure_s:g}")
+        # Without the reference's exposure both are taken as equal, and records need none.
         exposures = 1.0
         if self._reference_exposure_s is not None:
+            if not (math.isfinite(exposure_s) and exposure_s > 0.0):
+                raise BadFrameError(f"{where}: expected an exposure above 0 s, got {exposure_s:g}")
             exposures = exposure_s / self._reference_exposure_s
         try:
             light = self._spectrometer.light(counts)
