@@ -44,9 +44,9 @@ class ReduceAbsorbance:
     """Decadic absorbance with its error from each spectrum, against rising photon energy.
 
     From counts: A = -log10(S / R), with S = (I - dark) / exposure and R the same of the reference
-    (of the same exposure, if the stream names no ``reference_exposure_s``). By config, each with its error: drift of the dark, the detector's non-linearity, stray light,
-    drift of the lamp, and the average over an even grid of energies. The package
-    `pipeline.reduce.spectrometer` has a module for each.
+    (of the same exposure, if the stream names no ``reference_exposure_s``). By config, each with
+    its error: drift of the dark, the detector's non-linearity, stray light, drift of the lamp, and
+    the average over an even grid of energies: a module of `pipeline.reduce.spectrometer` each.
 
     Sigma is the standard error of A by shot noise (gain times signal) and read noise of spectrum,
     dark and reference, by offset and lamp drift, and by what is not known of stray light. Shot
