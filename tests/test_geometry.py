@@ -1,5 +1,7 @@
-"""Geometry from PONI and NeXus files, against pyFAI."""
+"""Geometry from PONI, NeXus, Nika and Fit2D files, against pyFAI."""
 
+import logging
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +9,25 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
-from pipeline.kernels.detector_geometry import corner_q_chi, pixel_weights, rotation
+from pipeline.kernels.detector_geometry import (
+    corner_q_chi,
+    grid_q_chi,
+    pixel_weights,
+    rotation,
+)
 from pipeline.reduce.geometry import (
     Geometry,
     GeometryError,
+    SensorLayer,
+    check_on_detector,
+    corner_grid_m,
+    corner_positions,
+    parse_fit2d,
+    parse_nika,
     parse_poni,
     read_geometry,
     read_nexus,
@@ -20,6 +36,8 @@ from pipeline.reduce.geometry import (
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import pyFAI
+    from pyFAI.detectors import ALL_DETECTORS, Detector, NexusDetector
+    from pyFAI.geometry import Geometry as PyfaiGeometry
 
 PONI = """# comment: with a colon
 poni_version: 2
@@ -108,9 +126,17 @@ def test_knows_the_pixels_of_named_detectors(name, size_m):
         ("Distance: 1.9", "Distance: 1900000", "expected distance_m in 0.001 to 1000"),
         ("Rot1: 0.01", "Rot1: nan", "expected a number for rot1_rad"),
         ('"pixel1": 7.5e-05, "pixel2": 8e-05, ', "", "known pixel size, got Detector"),
-        ('"max_shape"', '"splineFile": "x.spline", "max_shape"', "without distortion, got splineFile"),
+        (
+            '"max_shape"',
+            '"splineFile": "x.spline", "max_shape"',
+            "got splineFile x",
+        ),
         ('{"pixel1"', '{"pixel1', "expected JSON for detector_config"),
-        ("poni_version: 2", "poni_version: 3\nParallax: True", "expected a sensor with its material"),
+        (
+            "poni_version: 2",
+            "poni_version: 3\nParallax: True",
+            "expected a sensor with its",
+        ),
         ('"max_shape"', '"orientation": 7, "max_shape"', "orientation 1 to 4, got 7"),
     ],
 )
@@ -239,3 +265,381 @@ def test_real_poni_gives_pyfai_s_q(data_dir, name):
     q, chi = corners(read_geometry(path), theirs.detector.shape)
     np.testing.assert_array_equal(q[:-1, :-1], array[:, :, 0, 0])
     np.testing.assert_array_equal(chi[:-1, :-1], array[:, :, 0, 1])
+
+
+def poni_of(detector: str, config: str) -> str:
+    text = PONI.replace("Detector: Detector", f"Detector: {detector}")
+    start, stop = text.index("Detector_config"), text.index("Distance")
+    return text[:start] + f"Detector_config: {config}\n" + text[stop:]
+
+
+@pytest.fixture
+def quiet_pyfai():
+    """pyFAI warns of much in its own detectors."""
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)
+
+
+def test_corners_of_even_pixels_are_those_of_the_simple_kernel():
+    for orientation in (1, 2, 3, 4):
+        geometry = replace(TILTED, orientation=orientation)
+        for ours, simple in zip(
+            corner_positions(geometry, TILTED.shape), corners(geometry, TILTED.shape), strict=True
+        ):
+            np.testing.assert_array_equal(ours, simple)
+
+
+def test_interpreted_corners_are_the_compiled_ones():
+    grid = corner_grid_m(TILTED, TILTED.shape)
+    place = (0.2, (0.001, 0.002), rotation(0.1, 0.2, 0.3), 0.1, (5e3, 3e-4))
+    for compiled, interpreted in zip(
+        grid_q_chi(*grid, *place), grid_q_chi.py_func(*grid, *place), strict=True
+    ):
+        np.testing.assert_allclose(compiled, interpreted, rtol=2e-7)
+
+
+@pytest.mark.usefixtures("quiet_pyfai")
+def test_every_detector_that_pyfai_names_is_right_or_refused():
+    right, refused = set(), {}
+    for name, make in sorted(ALL_DETECTORS.items()):
+        if name == "detector":
+            continue
+        theirs = make()
+        try:
+            geometry = parse_poni(poni_of(name, "{}"), "a.poni")
+        except GeometryError as error:
+            refused[theirs.__class__.__name__] = str(error)
+            continue
+        right.add(theirs.__class__.__name__)
+        assert geometry.pixel1_m == pytest.approx(theirs.pixel1, rel=1e-12), name
+        assert geometry.pixel2_m == pytest.approx(theirs.pixel2, rel=1e-12), name
+        assert (geometry.corners_m is None) == theirs.uniform_pixel, name
+        assert theirs.IS_FLAT, name
+        if geometry.corners_m is not None:
+            assert geometry.shape == theirs.max_shape
+            at = theirs.get_pixel_corners()
+            for corner, (i, j) in enumerate(((0, 0), (1, 0), (1, 1), (0, 1))):
+                ours = geometry.corners_m[i : i + at.shape[0], j : j + at.shape[1]]
+                np.testing.assert_allclose(ours, at[:, :, corner, 1:], atol=1e-8)
+    assert {"Pilatus1M", "Eiger2_4M", "Pilatus4_1M", "Jungfrau", "ImXPadS140"} <= right
+    # Curved, hexagonal, or of modules that stand apart.
+    assert {"Aarhus", "Rapid", "Cirpad", "Xpad_flat", "Pixirad1"} <= set(refused)
+    assert not any("\n" in line for line in refused.values())
+
+
+@pytest.mark.usefixtures("quiet_pyfai")
+@pytest.mark.parametrize("name", ["Jungfrau", "ImXPadS140"])
+def test_uneven_pixels_lie_where_pyfai_puts_them(tmp_path, name):
+    path = tmp_path / "uneven.poni"
+    path.write_text(poni_of(name, '{"orientation": 3}').replace("version: 2", "version: 2.1"))
+    geometry = read_geometry(path)
+    theirs = pyFAI.load(str(path))
+    array = theirs.corner_array(theirs.detector.shape, "q_nm^-1")
+    q, chi = corner_positions(geometry, theirs.detector.shape)
+    np.testing.assert_allclose(q[:-1, :-1], array[:, :, 0, 0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(q[1:, 1:], array[:, :, 2, 0], rtol=1e-6, atol=1e-6)
+    far = q[:-1, :-1] > 0.01
+    np.testing.assert_allclose(chi[:-1, :-1][far], array[:, :, 0, 1][far], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("detector", "config", "message"),
+    [
+        ("Aarhus", '{"pixel1": 2.5e-05, "pixel2": 2.5e-05}', "flat detector whose pixels are a gr"),
+        ("Pixirad1", "{}", "flat detector whose pixels are a grid, got Pixirad1"),
+        ("Jungfrau", '{"orientation": 2}', "orientation 3 for a detector of uneven pixels"),
+        ("Jungfrau", '{"max_shape": [500, 1024]}', "whole modules of 256 x 256 pixels"),
+        ("NexusDetector", '{"filename": "no.h5"}', "expected the detector's NeXus file"),
+        ("Detector", '{"pixel1": 1e-4, "pixel2": 1e-4, "max_shape": 5}', "rows and columns"),
+    ],
+)
+def test_refuses_detectors_it_cannot_place(detector, config, message):
+    with pytest.raises(GeometryError, match=message) as caught:
+        parse_poni(poni_of(detector, config), "a.poni")
+    assert "\n" not in str(caught.value)
+
+
+def distorted(shape=(12, 17)) -> np.ndarray:
+    """Corners of pixels behind optics, (rows + 1, columns + 1, 2)."""
+    i, j = np.meshgrid(*(np.arange(length + 1.0) for length in shape), indexing="ij")
+    return np.stack([(i + 0.01 * j**1.5) * 1e-4, (j - 0.003 * i**2) * 1e-4], axis=-1)
+
+
+def saved_detector(path: Path, grid: np.ndarray, gap_m: float = 0.0) -> Path:
+    rows, columns = grid.shape[0] - 1, grid.shape[1] - 1
+    corners = np.zeros((rows, columns, 4, 3), np.float32)
+    for corner, (i, j) in enumerate(((0, 0), (1, 0), (1, 1), (0, 1))):
+        corners[:, :, corner, 1:] = grid[i : i + rows, j : j + columns]
+    corners[rows // 2 :, :, :, 1] += gap_m
+    detector = Detector(1e-4, 1e-4, max_shape=(rows, columns), orientation=3)
+    detector.set_pixel_corners(corners)
+    detector.save(str(path))
+    return path
+
+
+@pytest.mark.usefixtures("quiet_pyfai")
+def test_distorted_detector_comes_from_a_file_of_pyfai_s(tmp_path):
+    grid = distorted()
+    saved_detector(tmp_path / "detector.h5", grid)
+    poni = tmp_path / "distorted.poni"
+    poni.write_text(poni_of("NexusDetector", '{"filename": "detector.h5"}'))
+    geometry = read_geometry(poni)
+    assert geometry.shape == (12, 17)
+    np.testing.assert_allclose(geometry.corners_m, grid, atol=1e-9)
+    theirs = PyfaiGeometry(
+        1.9,
+        0.0015,
+        -0.001,
+        0.01,
+        -0.02,
+        0.3,
+        detector=NexusDetector(str(tmp_path / "detector.h5")),
+        wavelength=3.3062e-11,
+    )
+    array = theirs.corner_array((12, 17), "q_nm^-1")
+    q, chi = corner_positions(geometry, (12, 17))
+    np.testing.assert_allclose(q[1:, 1:], array[:, :, 2, 0], rtol=1e-6)
+    np.testing.assert_allclose(chi[1:, :-1], array[:, :, 1, 1], atol=1e-6)
+    with pytest.raises(GeometryError, match=r"frames of \(12, 17\)"):
+        corner_positions(geometry, (12, 18))
+    with pytest.raises(GeometryError, match="expected even pixels"):
+        geometry.to_poni()
+
+
+@pytest.mark.usefixtures("quiet_pyfai")
+def test_detector_file_without_corners_is_even(tmp_path):
+    detector = Detector(1e-4, 2e-4, max_shape=(5, 6), orientation=2)
+    detector.save(str(tmp_path / "even.h5"))
+    geometry = parse_poni(poni_of("NexusDetector", '{"filename": "even.h5"}'), "a", tmp_path)
+    assert (geometry.pixel1_m, geometry.pixel2_m) == (1e-4, 2e-4)
+    assert (geometry.shape, geometry.orientation, geometry.corners_m) == ((5, 6), 2, None)
+
+
+@pytest.mark.usefixtures("quiet_pyfai")
+def test_detector_file_with_gaps_is_refused(tmp_path):
+    path = saved_detector(tmp_path / "gaps.h5", distorted(), gap_m=1e-5)
+    with pytest.raises(GeometryError, match="gaps of 10 um"):
+        parse_poni(poni_of("NexusDetector", f'{{"filename": "{path}"}}'))
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with pytest.raises(GeometryError, match="expected a NeXus file") as caught:
+        read_geometry(tmp_path / "text.h5")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("quiet_pyfai")
+def test_parallax_of_a_poni_file_is_pyfai_s(tmp_path):
+    path = tmp_path / "thick.poni"
+    text = poni_of(
+        "Detector",
+        '{"pixel1": 1e-3, "pixel2": 1e-3, "max_shape": [90, 80], "orientation": 3, '
+        '"sensor": {"material": "CdTe", "thickness": 0.001}}',
+    )
+    text = text.replace("poni_version: 2", "poni_version: 3").replace("1.9", "0.1")
+    path.write_text(text + "Parallax: True\n")
+    geometry = read_geometry(path)
+    assert geometry.parallax == SensorLayer("CdTe", 0.001)
+    theirs = pyFAI.load(str(path))
+    layer = (theirs.parallax.sensor.mu, theirs.parallax.sensor.thickness)
+    array = theirs.corner_array((90, 80), "q_nm^-1")
+    q, _ = corner_positions(geometry, (90, 80), layer)
+    np.testing.assert_allclose(q[1:, 1:], array[:, :, 2, 0], rtol=1e-6)
+    bare, _ = corner_positions(geometry, (90, 80))
+    assert np.abs(q / bare - 1.0).max() > 5e-4
+    (tmp_path / "again.poni").write_text(geometry.to_poni())
+    assert read_geometry(tmp_path / "again.poni").parallax == geometry.parallax
+    assert pyFAI.load(str(tmp_path / "again.poni")).parallax is not None
+
+
+FIT2D = """# Fit2D, mm, pixels, degrees, um, Angstrom
+directDist = {distance}
+centerX = {x}
+centerY = {y}
+tilt = {tilt}
+tiltPlanRotation: {towards}
+pixelX = 75
+pixelY = 172   # not square
+wavelength = 0.9
+"""
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    distance=st.floats(50.0, 5000.0),
+    x=st.floats(-500.0, 1500.0),
+    y=st.floats(-500.0, 1500.0),
+    # pyFAI's own arc cosine loses tilts below 1e-5 degrees.
+    tilt=st.just(0.0) | st.floats(0.01, 60.0) | st.floats(-60.0, -0.01),
+    towards=st.floats(-180.0, 180.0),
+)
+def test_fit2d_is_pyfai_s_conversion_and_back(distance, x, y, tilt, towards):
+    ours = parse_fit2d(FIT2D.format(distance=distance, x=x, y=y, tilt=tilt, towards=towards))
+    theirs = PyfaiGeometry(wavelength=0.9e-10)
+    theirs.setFit2D(distance, x, y, tilt, towards, 75.0, 172.0, wavelength=0.9)
+    assert ours.distance_m == pytest.approx(theirs.dist, rel=1e-12)
+    assert ours.poni1_m == pytest.approx(theirs.poni1, abs=1e-12)
+    assert ours.poni2_m == pytest.approx(theirs.poni2, abs=1e-12)
+    # pyFAI goes by arc cosines, which leave half of the digits near 0.
+    assert ours.rot1_rad == pytest.approx(theirs.rot1, abs=1e-7)
+    assert ours.rot2_rad == pytest.approx(theirs.rot2, abs=1e-7)
+    assert ours.rot3_rad == pytest.approx(theirs.rot3, abs=1e-7)
+    assert (ours.pixel1_m, ours.pixel2_m) == pytest.approx((172e-6, 75e-6))
+    assert ours.wavelength_nm == pytest.approx(0.09)
+    back = PyfaiGeometry(
+        ours.distance_m,
+        ours.poni1_m,
+        ours.poni2_m,
+        ours.rot1_rad,
+        ours.rot2_rad,
+        ours.rot3_rad,
+        detector=Detector(172e-6, 75e-6),
+        wavelength=0.9e-10,
+    ).getFit2D()
+    assert back["directDist"] == pytest.approx(distance, rel=1e-9)
+    assert back["centerX"] == pytest.approx(x, abs=1e-5)
+    assert back["centerY"] == pytest.approx(y, abs=1e-5)
+    assert back["tilt"] == pytest.approx(abs(tilt), abs=1e-5)
+    if tilt != 0.0:
+        turned = math.radians(back["tiltPlanRotation"] - towards - (180.0 if tilt < 0 else 0.0))
+        assert math.cos(turned) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tilt = 5", "tilt = 95", "tilt below 90 degrees, got 95"),
+        ("tiltPlanRotation: 10", "", "expected tiltPlanRotation beside a tilt"),
+        ("pixelX = 75", "pixelX = wide", "number for pixelx, got 'wide'"),
+        ("directDist = 200", "directDist = 0", "expected distance_m in"),
+        ("wavelength = 0.9", "", "number for wavelength, got nothing"),
+    ],
+)
+def test_refuses_fit2d_with_one_line(tmp_path, old, new, message):
+    text = FIT2D.format(distance=200, x=1, y=2, tilt=5, towards=10)
+    assert old in text
+    (tmp_path / "a.fit2d").write_text(text)
+    assert read_geometry(tmp_path / "a.fit2d").wavelength_nm == pytest.approx(0.09)
+    (tmp_path / "a.fit2d").write_text(text.replace(old, new))
+    with pytest.raises(GeometryError, match=message) as caught:
+        read_geometry(tmp_path / "a.fit2d")
+    assert str(caught.value).startswith(str(tmp_path / "a.fit2d"))
+    assert "\n" not in str(caught.value)
+
+
+NIKA = """# from the panel of Nika
+SampleToCCDDistance = 402.53
+BeamCenterX = 325.03
+BeamCenterY = 294.7
+PixelSizeX = 0.075
+PixelSizeY = 0.172
+HorizontalTilt = {horizontal}
+VerticalTilt = {vertical}
+Wavelength = 0.59
+X = {first}
+"""
+
+
+@pytest.mark.parametrize("first", ["rows", "columns"])
+@pytest.mark.parametrize("tilts", [(0.0, 0.0), (-8.97, 8.974), (12.0, -3.0), (0.3, 40.0)])
+def test_nika_s_tilts_are_one_rotation_vector(first, tilts):
+    """Pixels' angles from the vector's rotation, by scipy, about the point that the beam meets."""
+    ours = parse_nika(NIKA.format(horizontal=tilts[0], vertical=tilts[1], first=first))
+    turn = Rotation.from_rotvec(np.radians([tilts[1], tilts[0], 0.0])).as_matrix()
+    x, y = np.meshgrid(np.arange(0.0, 600.0, 50.0), np.arange(0.0, 500.0, 50.0), indexing="ij")
+    off = np.stack([(x - 325.03) * 0.075, (y - 294.7) * 0.172, np.zeros_like(x)], axis=-1)
+    place = off @ turn.T + [0.0, 0.0, 402.53]
+    two_theta = np.arctan2(np.hypot(place[..., 0], place[..., 1]), place[..., 2])
+    q = 4.0 * np.pi / 0.059 * np.sin(two_theta / 2.0)
+    # Whole numbers are centres of pixels in Nika.
+    size1_m, size2_m = (75e-6, 172e-6) if first == "rows" else (172e-6, 75e-6)
+    assert (ours.pixel1_m, ours.pixel2_m) == pytest.approx((size1_m, size2_m))
+    rows, columns = (x, y) if first == "rows" else (y, x)
+    seen, _ = grid_q_chi(
+        (rows + 0.5) * size1_m,
+        (columns + 0.5) * size2_m,
+        ours.distance_m,
+        (ours.poni1_m, ours.poni2_m),
+        rotation(ours.rot1_rad, ours.rot2_rad, ours.rot3_rad),
+        ours.wavelength_nm,
+        (0.0, 0.0),
+    )
+    np.testing.assert_allclose(seen, q, rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tilts", "tilt_deg", "towards_deg"),
+    # One detector, LaB6, calibrated by Nika and by pyFAI at APS 12-ID-E in April 2025; the
+    # pairs are published with Matilda (github.com/APS-USAXS/Matilda).
+    [
+        ((0.03, 9.29), 9.16, 0.995),
+        ((-8.485, -0.526), 8.9744, 90.0),
+        ((-8.97, 8.974), 12.78, 45.7),
+        ((-6.713, 5.441), 8.52, 51.2),
+        ((0.316, -9.5), 9.45, -178.9),
+    ],
+)
+def test_nika_s_tilts_have_the_signs_of_real_calibrations(tilts, tilt_deg, towards_deg):
+    ours = parse_nika(NIKA.format(horizontal=tilts[0], vertical=tilts[1], first="rows"))
+    fit2d = parse_fit2d(FIT2D.format(distance=402.53, x=1, y=1, tilt=tilt_deg, towards=towards_deg))
+    normals = [rotation(g.rot1_rad, g.rot2_rad, g.rot3_rad)[:, 2] for g in (ours, fit2d)]
+    # The two fits agree to a fraction of a degree.
+    assert math.degrees(math.acos(min(1.0, normals[0] @ normals[1]))) < 0.8
+
+
+def test_nika_with_the_names_of_metadata_and_energy(tmp_path):
+    (tmp_path / "waxs.dat").write_text(
+        "distance: 402.53\nwaxs_ccd_center_x_pixel: 325.03\nwaxs_ccd_center_y_pixel: 294.7\n"
+        "waxs_ccd_pixel_size_x: 0.075\nwaxs_ccd_pixel_size_y: 0.172\nwaxs_ccd_tilt_x: 1\n"
+        "waxs_ccd_tilt_y: 2\nXrayEnergy: 21\nX: rows\n"
+    )
+    named = parse_nika(NIKA.format(horizontal=1, vertical=2, first="rows"))
+    energy = read_geometry(tmp_path / "waxs.dat")
+    assert energy.wavelength_nm == pytest.approx(0.059040, rel=1e-5)
+    assert replace(energy, wavelength_nm=named.wavelength_nm) == named
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("X = rows", "", "expected X = rows .* got nothing"),
+        ("X = rows", "X = left", "got left"),
+        ("BeamCenterY = 294.7", "", "number for beamcentery, got nothing"),
+        ("HorizontalTilt = 1", "HorizontalTilt = a bit", "number for horizontaltilt"),
+        ("Wavelength = 0.59", "XrayEnergy = 0", "XrayEnergy above 0"),
+    ],
+)
+def test_refuses_nika_with_one_line(old, new, message):
+    text = NIKA.format(horizontal=1, vertical=2, first="rows")
+    assert old in text
+    with pytest.raises(GeometryError, match=message) as caught:
+        parse_nika(text.replace(old, new), "a.dat")
+    assert str(caught.value).startswith("a.dat: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_beam_on_the_detector_needs_no_note():
+    upright = Geometry(2.0, 0.05, 0.05, 0.1, 1e-4, 1e-4)
+    assert check_on_detector(upright, (1000, 1000)) is None
+    # By a tilt of 0.1 the beam stands 0.2 m beside the point of normal incidence.
+    tilted = replace(upright, rot1_rad=0.1)
+    note = check_on_detector(tilted, (1000, 1000))
+    assert note is not None
+    assert check_on_detector(replace(tilted, poni2_m=0.25), (1000, 1000)) is None
+
+
+def test_beam_beside_the_detector_is_noted():
+    beside = Geometry(0.2, 0.05, -0.03, 0.1, 1e-4, 1e-4)
+    note = check_on_detector(beside, (1000, 1000))
+    assert note is not None
+    assert "0 rows and 300 columns off" in note
+    assert "q is from 9.346" in note
+    behind = check_on_detector(replace(beside, rot1_rad=2.0), (1000, 1000))
+    assert behind is not None
+    assert "never meets its plane" in behind
+
+
+def test_beam_centre_in_wrong_units_is_refused():
+    with pytest.raises(GeometryError, match="are the numbers in metres"):
+        check_on_detector(Geometry(2.0, 512.0, 480.0, 0.1, 1e-4, 1e-4), (1000, 1000))
