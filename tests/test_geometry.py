@@ -643,3 +643,41 @@ def test_beam_beside_the_detector_is_noted():
 def test_beam_centre_in_wrong_units_is_refused():
     with pytest.raises(GeometryError, match="are the numbers in metres"):
         check_on_detector(Geometry(2.0, 512.0, 480.0, 0.1, 1e-4, 1e-4), (1000, 1000))
+
+
+@pytest.mark.real_data
+def test_nika_s_parameters_of_a_real_frame_put_rings_on_circles(data_dir):
+    """LaB6 on an EIGER2 that Nika calibrated: q of its lines in thirds of the detector.
+
+    The file's distance is known to be 0.43 % off, so lines share one factor; that they share it all
+    over the detector is what the beam's centre, X = rows and the tilts must give.
+    """
+    with h5py.File(data_dir / "aps_12IDE_eiger_nexus" / "WAXS_LaB6_AgBeh_eiger2.hdf") as file:
+        metadata = {name: node[()] for name, node in file["entry/Metadata"].items()}
+        distance_mm = file["entry/instrument/detector/distance"][0]
+        image = file["entry/data/data"][()]
+    lines = [f"{name}: {metadata[name][0]}" for name in metadata if name.startswith("waxs_ccd_")]
+    lines += [f"wavelength: {metadata['wavelength'][0]}", f"distance: {distance_mm}", "X: rows"]
+    geometry = parse_nika("\n".join(lines))
+    assert "697 columns off" in str(check_on_detector(geometry, image.shape))
+    q, _ = corner_positions(geometry, image.shape)
+    centre = 0.25 * (q[1:, 1:] + q[:-1, :-1] + q[1:, :-1] + q[:-1, 1:])
+    factors = []
+    for rows in (slice(0, 170), slice(170, 340), slice(340, 512)):
+        counted = image[rows] < 2**31
+        at, counts = centre[rows][counted], image[rows][counted].astype(np.float64)
+        # h^2 + k^2 + l^2 of LaB6, a = 0.41569 nm (NIST SRM 660c).
+        for squares in (2, 3, 4, 5, 6, 8, 9):
+            expected = 2.0 * math.pi / 0.41569 * math.sqrt(squares)
+            edges = expected * np.linspace(0.99, 1.02, 61)
+            pixels = np.histogram(at, edges)[0]
+            if not pixels.all():
+                continue
+            curve = np.histogram(at, edges, weights=counts)[0] / pixels
+            peak = np.clip(curve - np.quantile(curve, 0.3), 0.0, None)
+            peak[peak < 0.3 * peak.max()] = 0.0
+            middles = 0.5 * (edges[1:] + edges[:-1])
+            factors.append((peak * middles).sum() / peak.sum() / expected)
+    assert len(factors) >= 15
+    assert np.mean(factors) == pytest.approx(1.0043, abs=5e-4)
+    assert np.std(factors) < 6e-4

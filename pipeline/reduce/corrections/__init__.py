@@ -9,7 +9,7 @@ A pixel's corrected intensity is::
 what                  formula                                                     module
 ====================  ==========================================================  ================
 dead time             counts that came while a pixel was busy                     `dead_time`
-dark                  counts of a frame without beam, scaled by exposure          `dark`
+dark                  counts of a frame without beam                              `dark`
 s, solid angle        cos^3 a, a = angle of incidence                             `solid_angle`
 p, polarisation       1 - sin^2 2theta (1 + f cos 2chi) / 2                       `polarization`
 e, sensor             (1 - exp(-mu t / cos a)) / (1 - exp(-mu t))                 `sensor`

@@ -23,9 +23,6 @@ import math
 
 from numba import njit
 
-# Below, (1 - exp(-y)) / y = 1 - y / 2 to the last digit.
-_STRAIGHT_ON = 1e-12
-
 # No cosine of a pixel's centre is nearer to 90 degrees than this, and none divides by 0.
 _SMALLEST_COSINE = 1e-9
 
@@ -45,6 +42,6 @@ def relative_slab(cosine: float, absorbance: float) -> float:
         z = absorbance * (1.0 - 1.0 / min(cosine, -_SMALLEST_COSINE))
         return -math.expm1(-z) / z * math.exp(absorbance)
     y = absorbance * (1.0 / max(cosine, _SMALLEST_COSINE) - 1.0)
-    if y < _STRAIGHT_ON:
+    if y == 0.0:
         return 1.0
     return -math.expm1(-y) / y
