@@ -9,6 +9,7 @@ median ring.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import time
 import warnings
@@ -104,6 +105,8 @@ def _scene() -> tuple[Any, np.ndarray, np.ndarray]:
 def main(rounds: int = 9) -> None:
     """Print the table."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # It says with every frame that pixels should not be split for clipping.
+    logging.getLogger("pyFAI").setLevel(logging.ERROR)
     warm_up()
     integrator, image, masked = _scene()
     engine = integrator.setup_sparse_integrator(

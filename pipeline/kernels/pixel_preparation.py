@@ -122,16 +122,19 @@ def undo_dead_time(count: float, dead_share: float, paralyzable: bool) -> tuple[
         return count / live, least / (live * live)
     if a >= HIGHEST_PARALYZABLE:
         return np.nan, np.nan
-    # From below, Newton's steps on the concave y - a exp(y) never pass the lower root. They halve
-    # the distance at worst (next to a = 1/e), so 40 reach the last digit of float32.
-    y = a * (1.0 + a * (1.0 + a * (1.5 + a * (8.0 / 3.0))))
+    # growth = exp(y) = y / a
+    growth = 1.0 + a * (1.0 + a * (1.5 + a * (8.0 / 3.0)))
+    y = a * growth
     if a > _SERIES_BELOW:
+        # From below, Newton's steps on the concave y - a exp(y) never pass the lower root. They
+        # halve the distance at worst (next to a = 1/e), so 40 reach the last digit of float32. A
+        # step leaves about its own square over 2 (1 - y).
         for _ in range(40):
             rise = a * math.exp(y)
             step = (rise - y) / (1.0 - rise)
             y += step
-            if step < 1e-9:
+            if step < 1e-5 * (1.0 - y):
                 break
-    growth = math.exp(y)
+        growth = y / a
     slope = growth / (1.0 - y)
     return count * growth, least * (1.0 - 2.0 * a) * slope * slope

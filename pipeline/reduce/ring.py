@@ -76,7 +76,7 @@ class RingIntegrator:
     rejection
         What is done against zingers and Bragg spots: nothing, sigma clipping, or the average
         between two quantiles. Counts are skewed, so the middle of a ring lies about 1/6 count below
-        its mean, which shows in rings of more than some 40 pixels per count.
+        its mean, which is the error of a ring of 50 pixels per count.
     clip_sigma, clip_rounds
         How far is far, in standard deviations of a pixel, and how often at most; for sigma_clip.
     quantiles
