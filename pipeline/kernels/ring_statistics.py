@@ -9,7 +9,7 @@ omega = c w with its weight w, and variance v of its signal; see
                                      V = sum omega^2 (x - I)^2     scatter along the ring
 
 These are pyFAI's weighted mean and the standard error of the mean of its error models "poisson" and
-"azimuthal" (J. Kieffer et al., J. Appl. Cryst. 2025, 58, 138).
+"azimuthal", for ``integrate1d`` and ``sigma_clip_ng``.
 
 Clipping leaves out pixels farther from I than k s, with s = sqrt(V / sum omega^2) and
 k = max(clip_sigma, sqrt(2 ln(n / sqrt(2 pi)))), and repeats until nobody leaves. (Chauvenet's
