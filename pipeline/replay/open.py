@@ -71,9 +71,7 @@ def _joined(
     first = next(iter(found.streams.values()))
     for name, source in more.streams.items():
         if name in found.streams:
-            raise ReplayError(
-                f"{where}: is stream {name}, as another part of this recording is"
-            )
+            raise ReplayError(f"{where}: is stream {name}, as another part of this recording is")
         if found.format == more.format == "images" and replay.period_s == further.period_s:
             require_same_exposures(first, source)
     # Counters that both were read with are one input.
