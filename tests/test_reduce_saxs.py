@@ -159,7 +159,7 @@ def test_curve_frame_in_a_stream_of_images_is_rejected():
     ("stream", "message"),
     [
         (replace(image_stream(), metadata={}), "set saxs.reduce.poni_file"),
-        (image_stream(poni="Distance: 1"), "geometry of the stream: expected a detector of known"),
+        (image_stream(poni="Distance: 1"), "geometry of the stream: expected a number for poni1"),
         (
             replace(image_stream(), arrays={"pixel_mask": np.zeros((3, 3))}),
             r"expected a pixel_mask of \(90, 80\), got \(3, 3\)",

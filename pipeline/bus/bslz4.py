@@ -36,7 +36,7 @@ HEADER_BYTES = _HEADER.size
 _LENGTH = struct.Struct(">I")
 _GROUP_ELEMENTS = 8
 """Bitshuffle transposes the bits of 8 elements at a time."""
-_TARGET_BLOCK_BYTES = 8192
+TARGET_BLOCK_BYTES = 8192
 """Bitshuffle's own choice for elements of 1, 2, 4 and 8 bytes; a real EIGER2 sends it as well."""
 _MAX_BLOCK_BYTES = 1 << 20
 """A decoder needs scratch space of one block, so a header may not ask for more."""
@@ -53,8 +53,8 @@ def compress(array: np.ndarray) -> bytes:
         Of any shape; elements of 1, 2, 4 or 8 bytes.
     """
     array = np.ascontiguousarray(array)
-    block = _TARGET_BLOCK_BYTES // array.itemsize
-    header = _HEADER.pack(array.nbytes, _TARGET_BLOCK_BYTES)
+    block = TARGET_BLOCK_BYTES // array.itemsize
+    header = _HEADER.pack(array.nbytes, TARGET_BLOCK_BYTES)
     return header + bitshuffle.compress_lz4(array.reshape(-1), block).tobytes()
 
 
@@ -79,6 +79,27 @@ def decompress(payload: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.nd
     WireError
         If the payload does not hold exactly this array.
     """
+    block = check(payload, shape, dtype)
+    blocks = np.frombuffer(payload, np.uint8, offset=HEADER_BYTES)
+    try:
+        array = bitshuffle.decompress_lz4(blocks, shape, dtype, block // dtype.itemsize)
+    except (RuntimeError, ValueError) as error:
+        raise WireError(
+            f"expected bslz4 blocks of {shape} {dtype.str}, got {len(payload)} B that do not "
+            f"decompress ({error})"
+        ) from error
+    array.flags.writeable = False
+    return array
+
+
+def check(payload: bytes, shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """Size of a payload's blocks in bytes, if its header and lengths are those of this array.
+
+    Raises
+    ------
+    WireError
+        If they are not.
+    """
     expected = array_bytes(shape, dtype)
     if len(payload) < HEADER_BYTES:
         raise WireError(f"expected a bslz4 header of {HEADER_BYTES} B, got {len(payload)} B")
@@ -93,18 +114,9 @@ def decompress(payload: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.nd
             f"expected a bslz4 block of 0 to {_MAX_BLOCK_BYTES} B in steps of "
             f"{group}, header says {block} B"
         )
-    block = block or _TARGET_BLOCK_BYTES
+    block = block or TARGET_BLOCK_BYTES
     _check_lengths(payload, expected, block, group)
-    blocks = np.frombuffer(payload, np.uint8, offset=HEADER_BYTES)
-    try:
-        array = bitshuffle.decompress_lz4(blocks, shape, dtype, block // dtype.itemsize)
-    except (RuntimeError, ValueError) as error:
-        raise WireError(
-            f"expected bslz4 blocks of {shape} {dtype.str}, got {len(payload)} B that do not "
-            f"decompress ({error})"
-        ) from error
-    array.flags.writeable = False
-    return array
+    return block
 
 
 def _check_lengths(payload: bytes, expected: int, block: int, group: int) -> None:

@@ -150,6 +150,25 @@ def payload_of(value: Any, what: str, shape: tuple[int, ...], dtype: np.dtype) -
     return compressed_bytes(content, got_dtype, what)
 
 
+def checked_payload(value: Any, what: str, shape: tuple[int, ...], dtype: np.dtype) -> bytes | None:
+    """The bslz4 payload of a tag-40 item, its lengths checked.
+
+    None if it is not compressed, or with another type or size of block than detectors send: not of
+    unsigned counts of 2 or 4 bytes in blocks of 8192 bytes.
+    """
+    got_shape, got_dtype, content = _describe(value, what)
+    if isinstance(content, bytes) or dtype.str not in ("<u2", "<u4"):
+        return None
+    if (got_shape, got_dtype) != (shape, dtype):
+        raise WireError(f"expected {what} as {shape} {dtype.str}, got {got_shape} {got_dtype.str}")
+    payload = compressed_bytes(content, got_dtype, what)
+    try:
+        block = bslz4.check(payload, got_shape, got_dtype)
+    except WireError as error:
+        raise WireError(f"{what}: {error}") from None
+    return payload if block == bslz4.TARGET_BLOCK_BYTES else None
+
+
 def _describe(value: Any, what: str) -> tuple[tuple[int, ...], np.dtype, Any]:
     """Shape, dtype and content (bytes, or the compression tag) of an array item."""
     if not isinstance(value, cbor2.CBORTag) or value.tag != _MULTI_DIM:

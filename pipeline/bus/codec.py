@@ -21,6 +21,7 @@ from pipeline.bus.wire import decode_start, encode_start
 from pipeline.messages import (
     ArrayResult,
     FrameResults,
+    MapResult,
     Result,
     RowResult,
     RunDocument,
@@ -205,6 +206,12 @@ def _describe(kind: type[Result]) -> dict[str, Any]:
             "lines": list(kind.LINES),
             "constants": [list(constant) for constant in kind.CONSTANTS],
         }
+    if issubclass(kind, MapResult):
+        description |= {
+            "axes": [list(axis) for axis in kind.AXES],
+            "lines": list(kind.LINES),
+            "constants": [list(constant) for constant in kind.CONSTANTS],
+        }
     return description
 
 
@@ -235,7 +242,10 @@ def _announced(node: dict[str, Any]) -> type[Result]:
     if "axis" in node:
         base = ArrayResult
         namespace |= _array_layout(name, declared, node)
-    own = [column for column in columns if column[0] not in ("frame", "time_s")]
+    elif "axes" in node:
+        base = MapResult
+        namespace |= _map_layout(name, declared, node)
+    own = [column for column in columns if column[0] not in result_fields(base)]
     made = make_dataclass(
         name, own, bases=(base,), namespace=namespace, frozen=True, eq=False, kw_only=True
     )
@@ -254,18 +264,36 @@ def _array_layout(name: str, declared: dict[str, Any], node: dict[str, Any]) -> 
     """Axis, lines and constants of an announced array, all of which must be its fields."""
     axis, lines = packed.field(node, "axis", str), packed.field(node, "lines", list)
     # Senders from before there were constants do not tell of any.
-    constants = packed.field(node, "constants", list) if "constants" in node else []
-    if not all(isinstance(constant, list) and len(constant) == 2 for constant in constants):
-        raise WireError(f"{name[:60]}: expected constants as field, node; got {constants!r:.60}")
-    for field in (axis, *lines, *(constant[0] for constant in constants)):
-        if not (isinstance(field, str) and declared.get(field) == "array"):
-            raise WireError(f"{name[:60]}: expected an array among its fields, got {field!r:.60}")
+    constants = _with_nodes(name, node, "constants") if "constants" in node else ()
+    _check_arrays(name, declared, [axis, *lines, *(constant[0] for constant in constants)])
     return {
         "AXIS_NODE": _node_path(name, packed.field(node, "axis_node", str)),
         "AXIS": axis,
         "LINES": tuple(lines),
-        "CONSTANTS": tuple((field, _node_path(name, path)) for field, path in constants),
+        "CONSTANTS": constants,
     }
+
+
+def _map_layout(name: str, declared: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Axes, lines and constants of an announced map, all of which must be its fields."""
+    axes, constants = _with_nodes(name, node, "axes"), _with_nodes(name, node, "constants")
+    lines = packed.field(node, "lines", list)
+    _check_arrays(name, declared, [*lines, *(pair[0] for pair in (*axes, *constants))])
+    return {"AXES": axes, "LINES": tuple(lines), "CONSTANTS": constants}
+
+
+def _with_nodes(name: str, node: dict[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    """Fields, each with its node."""
+    pairs = packed.field(node, key, list)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise WireError(f"{name[:60]}: expected {key} as field, node; got {pairs!r:.60}")
+    return tuple((field, _node_path(name, path)) for field, path in pairs)
+
+
+def _check_arrays(name: str, declared: dict[str, Any], named: list[Any]) -> None:
+    for field in named:
+        if not (isinstance(field, str) and declared.get(field) == "array"):
+            raise WireError(f"{name[:60]}: expected an array among its fields, got {field!r:.60}")
 
 
 def decode_open(parts: Parts) -> tuple[RunStart, tuple[type[Result], ...]]:

@@ -66,6 +66,8 @@ class FrameConsumer:
         Keys, credit, patience.
     first_frame
         First number that is wanted.
+    keep_compressed
+        Whether compressed images are handed on as they are (`PackedImageFrame`).
 
     Attributes
     ----------
@@ -78,12 +80,18 @@ class FrameConsumer:
     """
 
     def __init__(
-        self, endpoints: FrameEndpoints, bus: Bus | None = None, first_frame: int = 0
+        self,
+        endpoints: FrameEndpoints,
+        bus: Bus | None = None,
+        first_frame: int = 0,
+        *,
+        keep_compressed: bool = False,
     ) -> None:
         if first_frame < 0:
             raise ValueError(f"expected first_frame of 0 or more, got {first_frame}")
         self._bus = bus = bus or Bus()
         self._endpoints = endpoints
+        self._keep_compressed = keep_compressed
         self.counters: Counter[str] = Counter()
         self.last_rejection = ""
         self._sockets = Sockets(bus)
@@ -243,7 +251,7 @@ class FrameConsumer:
 
     def _decode(self, waiting: _Waiting, start: StreamStart) -> Received | None:
         try:
-            frame = wire.decode_frame(waiting.parts, start)
+            frame = wire.decode_frame(waiting.parts, start, keep_compressed=self._keep_compressed)
         except WireError as error:
             if not waiting.repaired:  # the recording may well have it intact
                 self._reject("rejected_live", error)

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.bus.errors import WireError
-from pipeline.messages import CurveFrame, Frame, ImageFrame, SpectrumFrame, StreamStart
+from pipeline.messages import (
+    CurveFrame,
+    Frame,
+    ImageFrame,
+    PackedImageFrame,
+    SpectrumFrame,
+    StreamStart,
+)
 
 MAX_INT64 = 2**63 - 1
 
@@ -31,7 +38,7 @@ class FrameFacts:
 
 def facts_of(frame: Frame) -> FrameFacts:
     """The scalars of a frame."""
-    if isinstance(frame, ImageFrame):
+    if isinstance(frame, ImageFrame | PackedImageFrame):
         return FrameFacts(
             frame.frame, frame.time_ns, frame.exposure_s, frame.monitor, frame.transmission
         )
@@ -42,9 +49,11 @@ def arrays_of(frame: Frame) -> tuple[np.ndarray, ...]:
     """The arrays of a frame, the main one first."""
     if isinstance(frame, ImageFrame):
         return (frame.image,)
+    if isinstance(frame, CurveFrame):
+        return (frame.intensity, frame.sigma)
     if isinstance(frame, SpectrumFrame):
         return (frame.values,)
-    return (frame.intensity, frame.sigma)
+    raise TypeError(f"{frame.stream} frame {frame.frame}: its image is still packed")
 
 
 def build_frame(start: StreamStart, facts: FrameFacts, arrays: tuple[np.ndarray, ...]) -> Frame:

@@ -24,7 +24,7 @@ from pipeline.bus import bslz4, cbor
 from pipeline.bus.errors import WireError
 from pipeline.bus.facts import MAX_INT64, FrameFacts, build_frame
 from pipeline.bus.poni import parse_poni
-from pipeline.messages import ImageFrame, StreamEnd, StreamStart
+from pipeline.messages import ImageFrame, PackedImageFrame, StreamEnd, StreamStart
 
 _OURS = "nucleate"
 _NS = 10**9
@@ -294,6 +294,26 @@ def json_able(value: Any, what: str) -> Any:
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(f"expected {what} that JSON can hold: {error}") from error
     return value
+
+
+def decode_packed(message: Mapping[str, Any], start: StreamStart) -> PackedImageFrame | None:
+    """Image of a stream as it came, the lengths in it checked; None if it came another way."""
+    facts, item = image_facts(message, start)
+    what = f"{start.stream} frame {facts.frame}"
+    payload = cbor.checked_payload(item, what, start.shape, np.dtype(start.dtype))
+    if payload is None:
+        return None
+    return PackedImageFrame(
+        start.stream,
+        facts.frame,
+        facts.time_ns,
+        facts.exposure_s,
+        payload,
+        (start.shape[0], start.shape[1]),
+        start.dtype,
+        facts.monitor,
+        facts.transmission,
+    )
 
 
 def decode_image(message: Mapping[str, Any], start: StreamStart) -> ImageFrame:

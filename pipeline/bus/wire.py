@@ -141,8 +141,8 @@ def peek(parts: Parts, start: StreamStart) -> tuple[str, int]:
     return "frame", _facts(message).frame
 
 
-def decode_frame(parts: Parts, start: StreamStart) -> Frame:
-    """Frame of a stream.
+def decode_frame(parts: Parts, start: StreamStart, *, keep_compressed: bool = False) -> Frame:
+    """Frame of a stream; with ``keep_compressed``, a compressed image as it is.
 
     Raises
     ------
@@ -153,7 +153,8 @@ def decode_frame(parts: Parts, start: StreamStart) -> Frame:
     message = _first(parts)
     if start.kind == "image":
         _expect(message, "image")
-        return stream2.decode_image(message, start)
+        packed_frame = stream2.decode_packed(message, start) if keep_compressed else None
+        return packed_frame or stream2.decode_image(message, start)
     _expect(message, "frame")
     _check_run(message, start)
     facts = _facts(message)

@@ -8,6 +8,7 @@ from pipeline.messages.frames import (
     CurveFrame,
     Frame,
     ImageFrame,
+    PackedImageFrame,
     SpectrumFrame,
     StreamEnd,
     StreamStart,
@@ -15,15 +16,18 @@ from pipeline.messages.frames import (
 )
 from pipeline.messages.results import (
     ArrayResult,
+    Cake,
     Curve,
     Exciton,
     FittedCurve,
     FrameResults,
+    MapResult,
     Peak,
     Populations,
     Result,
     RowResult,
     Spectrum,
+    WaxsCake,
     WaxsCurve,
 )
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
@@ -31,6 +35,7 @@ from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
 __all__ = [
     "ArrayResult",
     "BadFrameError",
+    "Cake",
     "Curve",
     "CurveFrame",
     "Exciton",
@@ -38,6 +43,8 @@ __all__ = [
     "Frame",
     "FrameResults",
     "ImageFrame",
+    "MapResult",
+    "PackedImageFrame",
     "Peak",
     "Populations",
     "Result",
@@ -49,6 +56,7 @@ __all__ = [
     "Stage",
     "StreamEnd",
     "StreamStart",
+    "WaxsCake",
     "WaxsCurve",
     "frozen_array",
 ]

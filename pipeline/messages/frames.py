@@ -74,6 +74,30 @@ class ImageFrame:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PackedImageFrame:
+    """An `ImageFrame` as it travelled: for a stage that reads compressed images itself.
+
+    ``payload`` is the image in bslz4 form (see `pipeline.bus.bslz4`), of ``shape`` and ``dtype``;
+    its lengths were checked, its content was not. The other fields are those of an `ImageFrame`. A
+    stage that names only `ImageFrame` among what it consumes never sees this.
+    """
+
+    stream: str
+    frame: int
+    time_ns: int
+    exposure_s: float
+    payload: bytes
+    shape: tuple[int, int]
+    dtype: str
+    monitor: float = 1.0
+    transmission: float = 1.0
+
+    @property
+    def time_s(self) -> float:
+        return self.time_ns / 1e9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SpectrumFrame:
     """One exposure of a spectrometer: raw ``counts`` or, for old records, ``absorbance`` (n,).
 
@@ -107,7 +131,7 @@ class CurveFrame:
         return self.time_ns / 1e9
 
 
-Frame = ImageFrame | SpectrumFrame | CurveFrame
+Frame = ImageFrame | PackedImageFrame | SpectrumFrame | CurveFrame
 
 
 @dataclass(frozen=True, slots=True)

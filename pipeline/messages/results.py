@@ -42,6 +42,23 @@ class ArrayResult(Result):
     CONSTANTS: ClassVar[tuple[tuple[str, str], ...]] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class MapResult(Result):
+    """Maps of equal shape stacked into one slab of the array at ``NODE``, of one frame in ``every``.
+
+    Slab n is that of frame n * every: only such frames have one. ``AXES`` are the fields of the
+    map's axes in their order, each with its node; ``LINES`` the fields that are maps. ``CONSTANTS``
+    are further maps that do not change from frame to frame, each with its node. Maps are stored as
+    float32.
+    """
+
+    AXES: ClassVar[tuple[tuple[str, str], ...]]
+    LINES: ClassVar[tuple[str, ...]]
+    CONSTANTS: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    every: int
+
+
 def _unknown() -> np.ndarray:
     return np.empty(0)
 
@@ -76,6 +93,38 @@ class WaxsCurve(Curve):
     NODE = "waxs/curves"
     AXIS_NODE = "waxs/q"
     CONSTANTS = (("q_resolution_per_nm", "waxs/q_resolution"), ("pixels", "waxs/pixels"))
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Cake(MapResult):
+    """I(azimuth, q) of one frame: intensity and one-sigma error in the units of the frame's curve.
+
+    Azimuths are from -180 to 180 degrees, 0 along axis 2 and 90 along axis 1; q is in 1/nm. Cells
+    without valid pixels are NaN. ``weight`` is what a cell counts for in a mean over cells: its
+    pixels (with those that are invalid in this frame only), each by its corrections. The mean over
+    all azimuths is the curve.
+    """
+
+    NODE = "saxs/cake"
+    AXES = (("azimuth_deg", "saxs/cake_azimuth"), ("q_per_nm", "saxs/cake_q"))
+    LINES = ("intensity", "sigma")
+    CONSTANTS = (("weight", "saxs/cake_weight"),)
+
+    azimuth_deg: np.ndarray
+    q_per_nm: np.ndarray
+    intensity: np.ndarray
+    sigma: np.ndarray
+    weight: np.ndarray
+    absolute: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class WaxsCake(Cake):
+    """I(azimuth, q) of one frame of the wide-angle detector; fields as those of a `Cake`."""
+
+    NODE = "waxs/cake"
+    AXES = (("azimuth_deg", "waxs/cake_azimuth"), ("q_per_nm", "waxs/cake_q"))
+    CONSTANTS = (("weight", "waxs/cake_weight"),)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,18 +14,16 @@ from pipeline.messages import (
     Curve,
     CurveFrame,
     ImageFrame,
+    PackedImageFrame,
     Result,
     RunStart,
     StreamStart,
     frozen_array,
 )
-from pipeline.reduce.files import InputError, interpolate_background, read_background, read_mask
-from pipeline.reduce.geometry import Geometry, parse_poni, read_geometry
-from pipeline.reduce.integrator import Integrator
-
-# A transmission is the ratio of two counters, each good to a percent or two: an empty beam may well
-# come out at 1.01. More than this is a wrong counter.
-_HIGHEST_TRANSMISSION = 1.05
+from pipeline.reduce.files import InputError, interpolate_background, read_background
+from pipeline.reduce.geometry import Geometry
+from pipeline.reduce.images import ImageReducer
+from pipeline.reduce.inputs import read_inputs
 
 
 class ReduceArea:
@@ -49,17 +46,17 @@ class ReduceArea:
 
     name: ClassVar[str]
     curve: ClassVar[type[Curve]]
-    consumes: ClassVar[tuple[type, ...]] = (ImageFrame, CurveFrame)
+    consumes: ClassVar[tuple[type, ...]] = (PackedImageFrame, ImageFrame, CurveFrame)
     produces: ClassVar[tuple[type[Result], ...]]
 
     def __init__(self, settings: AreaReduction) -> None:
         self.settings = settings
         self._stream: StreamStart | None = None
-        self._integrator: Integrator | None = None
+        self._frames: ImageReducer | None = None
         self._q_per_nm = np.empty(0)
+        self._q_resolution_per_nm = np.empty(0)
+        self._pixels = np.empty(0)
         self._background: tuple[np.ndarray, np.ndarray] | None = None
-        self._saturation: float | None = None
-        self._scale = 1.0
         self._absolute = False
 
     def warm_up(self) -> None:
@@ -102,7 +99,7 @@ class ReduceArea:
                     f"{background[0][-1]:g}"
                 )
 
-    def process(self, message: ImageFrame | CurveFrame, /) -> Iterable[Curve]:
+    def process(self, message: ImageFrame | PackedImageFrame | CurveFrame, /) -> Iterable[Curve]:
         """The curve of one frame.
 
         Raises
@@ -112,10 +109,14 @@ class ReduceArea:
         """
         if self._stream is None:
             raise RuntimeError(f"{self.name}: reset comes before the first frame")
-        if isinstance(message, ImageFrame):
-            intensity, sigma = self._reduce_image(message)
-        else:
+        if isinstance(message, CurveFrame):
             intensity, sigma = self._reduce_curve(message)
+        elif self._frames is None:
+            raise BadFrameError(
+                f"{message.stream} frame {message.frame}: expected a curve, got an image"
+            )
+        else:
+            intensity, sigma = self._frames(message)
         if self._background is not None:
             value, variance = self._background
             intensity = intensity - value
@@ -127,53 +128,17 @@ class ReduceArea:
             intensity=frozen_array(intensity),
             sigma=frozen_array(sigma),
             absolute=self._absolute,
+            q_resolution_per_nm=self._q_resolution_per_nm,
+            pixels=self._pixels,
         )
 
     def _prepare_images(self, stream: StreamStart) -> None:
-        settings = self.settings
-        if len(stream.shape) != 2:
-            raise InputError(f"{stream.stream}: expected images of 2 axes, got {stream.shape}")
-        shape = (int(stream.shape[0]), int(stream.shape[1]))
-        masked = np.zeros(shape, np.bool_)
-        if "pixel_mask" in stream.arrays:
-            pixel_mask = stream.arrays["pixel_mask"]
-            if pixel_mask.shape != shape:
-                raise InputError(
-                    f"{stream.stream}: expected a pixel_mask of {shape}, got {pixel_mask.shape}"
-                )
-            masked |= pixel_mask != 0
-        if settings.mask_file is not None:
-            masked |= read_mask(settings.mask_file, shape)
-        self._integrator = Integrator(
-            self._geometry(stream),
-            shape,
-            masked=masked,
-            bins=settings.bins,
-            q_range_per_nm=(settings.q_min_per_nm, settings.q_max_per_nm),
-            solid_angle=settings.solid_angle,
-            polarization_factor=settings.polarization_factor,
-        )
-        self._q_per_nm = self._integrator.q_per_nm
-        self._saturation = _first(settings.saturation_counts, stream.metadata.get("saturation"))
-        scale = _first(settings.absolute_scale, stream.metadata.get("absolute_scale"))
-        thickness_cm = _first(settings.thickness_cm, stream.metadata.get("thickness_cm"))
-        self._absolute = scale is not None and thickness_cm is not None
-        self._scale = 1.0
-        if scale is not None and thickness_cm is not None:
-            self._scale = scale / thickness_cm
-        # Compiled for this type of pixel now, not while frames come in.
-        self._integrator(np.zeros(shape, np.dtype(stream.dtype)), self._saturation)
-
-    def _geometry(self, stream: StreamStart) -> Geometry:
-        if self.settings.poni_file is not None:
-            return read_geometry(self.settings.poni_file)
-        poni = stream.metadata.get("poni")
-        if not poni:
-            raise InputError(
-                f"{stream.stream}: expected a geometry, got none with the stream: set "
-                f"{stream.stream}.reduce.poni_file"
-            )
-        return parse_poni(str(poni), f"{stream.stream}: geometry of the stream")
+        inputs = read_inputs(self.settings, stream)
+        self._frames = ImageReducer(self.settings, inputs, stream)
+        self._q_per_nm = self._frames.q_per_nm
+        self._q_resolution_per_nm = self._frames.q_resolution_per_nm
+        self._pixels = self._frames.pixels
+        self._absolute = self._frames.absolute
 
     def _prepare_curves(self, stream: StreamStart) -> None:
         q_per_nm = stream.arrays.get("q_per_nm")
@@ -183,50 +148,21 @@ class ReduceArea:
         q_per_nm = frozen_array(q_per_nm, np.float64)
         if not np.isfinite(q_per_nm).all() or (np.diff(q_per_nm) <= 0).any() or q_per_nm[0] < 0:
             raise InputError(f"{stream.stream}: expected rising, finite q_per_nm, got others")
-        self._integrator = None
+        self._frames = None
         self._q_per_nm = q_per_nm
+        resolution = stream.arrays.get("q_resolution_per_nm", np.empty(0))
+        if resolution.shape not in ((0,), q_per_nm.shape):
+            raise InputError(
+                f"{stream.stream}: expected q_resolution_per_nm of {stream.shape}, got "
+                f"{resolution.shape}"
+            )
+        self._q_resolution_per_nm = frozen_array(resolution, np.float64)
+        self._pixels = np.empty(0)
         self._absolute = bool(stream.metadata.get("absolute", False))
-        self._scale = 1.0
-
-    def _reduce_image(self, frame: ImageFrame) -> tuple[np.ndarray, np.ndarray]:
-        assert self._stream is not None
-        where = f"{frame.stream} frame {frame.frame}"
-        if self._integrator is None:
-            raise BadFrameError(f"{where}: expected a curve, got an image")
-        image = frame.image
-        expected = tuple(self._stream.shape), np.dtype(self._stream.dtype)
-        if (image.shape, image.dtype) != expected:
-            raise BadFrameError(
-                f"{where}: expected {expected[0]} {expected[1].str}, got {image.shape} "
-                f"{image.dtype.str}"
-            )
-        if not frame.monitor >= self.settings.monitor_min:
-            raise BadFrameError(
-                f"{where}: no beam: expected a monitor of at least {self.settings.monitor_min:g}, "
-                f"got {frame.monitor:g}"
-            )
-        if not 0.0 < frame.transmission <= _HIGHEST_TRANSMISSION:
-            raise BadFrameError(
-                f"{where}: expected a transmission above 0, up to 1, got {frame.transmission:g}"
-            )
-        if not (math.isfinite(frame.exposure_s) and frame.exposure_s > 0.0):
-            raise BadFrameError(
-                f"{where}: expected an exposure above 0 s, got {frame.exposure_s:g}"
-            )
-        if not math.isfinite(frame.monitor):
-            raise BadFrameError(f"{where}: expected a finite monitor, got {frame.monitor:g}")
-        intensity, sigma, invalid = self._integrator(image, self._saturation)
-        if np.isnan(intensity).all():
-            raise BadFrameError(
-                f"{where}: expected valid pixels, got none: {invalid} of {image.size} are "
-                "saturated or marked as invalid, the others are masked"
-            )
-        factor = self._scale / (frame.monitor * frame.transmission * frame.exposure_s)
-        return intensity * factor, sigma * factor
 
     def _reduce_curve(self, frame: CurveFrame) -> tuple[np.ndarray, np.ndarray]:
         where = f"{frame.stream} frame {frame.frame}"
-        if self._integrator is not None:
+        if self._frames is not None:
             raise BadFrameError(f"{where}: expected an image, got a curve")
         expected = self._q_per_nm.shape
         if frame.intensity.shape != expected or frame.sigma.shape != expected:
@@ -260,10 +196,3 @@ def _estimate(intensity: np.ndarray, finite: int, where: str) -> np.ndarray:
             f"{where}: expected errors, or scatter to estimate them from, got a line without any"
         )
     return sigma
-
-
-def _first(setting: float | None, streams_own: Any) -> float | None:
-    """A setting counts before what the stream says; 0 in the stream means not known."""
-    if setting is not None:
-        return float(setting)
-    return float(streams_own) if streams_own else None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
-from pipeline.kernels.detector_geometry import corner_q_chi, pixel_weights, rotation
-from pipeline.kernels.integration import bin_norms, integrate, load_counts
-from pipeline.kernels.pixel_splitting import split_pixels
+from pipeline.config.reduce import AreaReduction
+from pipeline.kernels.bslz4_integration import integrate_bslz4, load_bslz4, plane_order
+from pipeline.kernels.detector_geometry import grid_q_chi, rotation
+from pipeline.kernels.integration import bin_sums, integrate
+from pipeline.kernels.packed_table import PackedTable
 from pipeline.messages import frozen_array
+from pipeline.reduce.binning import Binning, chosen_range, usable_range
+from pipeline.reduce.corrections import parallax_layer, static_weights
 from pipeline.reduce.files import InputError
-from pipeline.reduce.geometry import Geometry
-
-# The outermost corner must lie inside the last bin, not on its edge; pyFAI widens by one step of
-# float32, so we do.
-_JUST_ABOVE = 1.0 + 2.0**-23
+from pipeline.reduce.geometry import Geometry, corner_grid_m
+from pipeline.reduce.packing import keep_table, load_table, pack, table_name
 
 # Counts from here on are not counts. Detectors mark gaps and dead pixels by the highest values of
 # the type (EIGER: 2^32 - 1 and a few below, 65535 and 65534 with 16 bits), and -1, -2 become the
@@ -21,9 +25,15 @@ _JUST_ABOVE = 1.0 + 2.0**-23
 _ABSURD_FROM = {"u1": 255, "u2": 65534, "i1": 127, "i2": 32767}
 _ABSURD_FROM_ELSE = 2**31 - 1
 
+COUNTS_END = float(_ABSURD_FROM_ELSE)
+"""Above all counts."""
 
-class Integrator:
-    """Frames to I(q) and sigma for one geometry and static mask.
+# Rows of a detector that one thread places at a time.
+_SLAB_ROWS = 256
+
+
+class Corners:
+    """Where the corners of a detector's pixels lie, seen from the sample.
 
     Parameters
     ----------
@@ -31,23 +41,72 @@ class Integrator:
         Of the detector.
     shape
         Rows and columns of a frame.
-    masked
-        (rows, columns) bool, True = never used; None = all are used.
-    bins
-        Number of q bins, evenly spaced.
-    q_range_per_nm
-        Lower edge of the first bin and upper edge of the last; None = of the usable pixels.
-    solid_angle
-        Whether counts are divided by the relative solid angle.
-    polarization_factor
-        Of the beam, +1 = horizontal; None = not corrected.
+    settings
+        Say whether a sensor's parallax is taken out.
 
     Attributes
     ----------
+    q_per_nm, chi_rad
+        (rows + 1, columns + 1) float32.
+    """
+
+    def __init__(self, geometry: Geometry, shape: tuple[int, int], settings: AreaReduction) -> None:
+        position1_m, position2_m = corner_grid_m(geometry, shape)
+        layer = parallax_layer(geometry, settings.sensor)
+        turn = rotation(geometry.rot1_rad, geometry.rot2_rad, geometry.rot3_rad)
+
+        def place(first_row: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = slice(first_row, first_row + _SLAB_ROWS)
+            return grid_q_chi(
+                position1_m[rows],
+                position2_m[rows],
+                geometry.distance_m,
+                (geometry.poni1_m, geometry.poni2_m),
+                turn,
+                geometry.wavelength_nm,
+                layer,
+            )
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            slabs = list(threads.map(place, range(0, shape[0] + 1, _SLAB_ROWS)))
+        self.q_per_nm = np.concatenate([q for q, _ in slabs])
+        self.chi_rad = np.concatenate([chi for _, chi in slabs])
+
+
+class Integrator:
+    """Frames to I(q) and sigma for one geometry and static mask.
+
+    Threads may call one instance at the same time.
+
+    Parameters
+    ----------
+    geometry
+        Of the detector.
+    shape
+        Rows and columns of a frame.
+    settings
+        Bins, range of q and corrections; files that they name are not read here.
+    masked
+        (rows, columns) bool, True = never used; None = all are used.
+    flat
+        (rows, columns) sensitivity of each pixel, NaN = unusable; None = all alike.
+    dark
+        (rows, columns) counts without beam in the frames' exposure; None = none.
+    cached
+        Whether the table of shares is kept on disk for the next start.
+
+    Attributes
+    ----------
+    binning
+        The bins.
     q_per_nm
         (bins,) centres of the bins.
     pixels
         (bins,) how many pixels each bin has (sum of shares).
+    masked
+        (rows, columns) bool, pixels that are never used.
+    weights
+        (pixels,) what a count is divided by.
 
     Raises
     ------
@@ -59,52 +118,45 @@ class Integrator:
         self,
         geometry: Geometry,
         shape: tuple[int, int],
+        settings: AreaReduction,
         *,
         masked: np.ndarray | None = None,
-        bins: int = 500,
-        q_range_per_nm: tuple[float | None, float | None] = (None, None),
-        solid_angle: bool = True,
-        polarization_factor: float | None = None,
+        flat: np.ndarray | None = None,
+        dark: np.ndarray | None = None,
+        cached: bool = False,
     ) -> None:
         if geometry.shape is not None and geometry.shape != shape:
             raise InputError(f"geometry: expected frames of {geometry.shape}, got {shape}")
-        if masked is None:
-            masked = np.zeros(shape, np.bool_)
+        masked = np.zeros(shape, np.bool_) if masked is None else masked.copy()
+        for image in (flat, dark):
+            if image is not None:
+                masked |= ~np.isfinite(image)
         if masked.all():
             raise InputError("pixel mask: expected some usable pixels, got none")
-        pixel_m = (geometry.pixel1_m, geometry.pixel2_m)
-        poni_m = (geometry.poni1_m, geometry.poni2_m)
-        turn = rotation(geometry.rot1_rad, geometry.rot2_rad, geometry.rot3_rad)
-        q_corner, chi_corner = corner_q_chi(
-            shape, pixel_m, geometry.distance_m, poni_m, turn, geometry.wavelength_nm, geometry.flip
-        )
-        low, high = _q_range(q_corner, masked, q_range_per_nm)
-        weights = pixel_weights(
-            shape,
-            pixel_m,
-            geometry.distance_m,
-            poni_m,
-            turn,
-            geometry.flip,
-            solid_angle,
-            polarization_factor is not None,
-            0.0 if polarization_factor is None else float(polarization_factor),
-        )
-        upper = high * _JUST_ABOVE
-        width = (upper - low) / bins
-        self.q_per_nm = frozen_array(low + width * (np.arange(bins) + 0.5))
         self._shape = shape
-        self._weights = weights.ravel()
-        self._table = split_pixels(q_corner, chi_corner, masked, low, upper, bins)
-        self._norms, pixels = bin_norms(self._table, self._weights)
-        self.pixels = frozen_array(pixels)
+        self.masked = masked
+        self.binning, self._table = _prepared(geometry, shape, settings, masked, cached)
+        self.q_per_nm = self.binning.centres_per_nm
+        weights = static_weights(geometry, shape, settings, flat)
+        self.weights = frozen_array(np.where(masked, 1.0, weights).ravel())
+        bins = self.binning.bins
+        norms = bin_sums(self._table, self.weights, bins)
+        self.pixels = frozen_array(bin_sums(self._table, np.ones(masked.size), bins))
+        darks, dark_sums = np.empty(0), np.zeros(bins)
+        if dark is not None:
+            darks = np.where(masked, 0.0, dark).ravel()
+            dark_sums = bin_sums(self._table, darks, bins)
+        self._constants = (self.weights, darks, norms, dark_sums)
+        self._places: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         if not self.pixels.any():
-            raise InputError(f"q range: expected usable pixels in {low:g} to {high:g} 1/nm, got 0")
-        self._counts = np.empty(shape[0] * shape[1], np.float32)
+            edges = self.binning.edges_per_nm
+            raise InputError(
+                f"q range: expected usable pixels in {edges[0]:g} to {edges[-1]:g} 1/nm, got 0"
+            )
 
     def __call__(
         self, image: np.ndarray, saturation: float | None = None
-    ) -> tuple[np.ndarray, np.ndarray, int]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Integrate one frame.
 
         Parameters
@@ -119,18 +171,96 @@ class Integrator:
         intensity, sigma
             (bins,) counts per pixel, divided by the pixel's weights, and its one-sigma error from
             counting statistics; NaN where no pixel is valid.
-        invalid
-            How many pixels of the frame (masked ones included) are not valid.
         """
         if image.shape != self._shape:
             raise InputError(f"expected a frame of {self._shape}, got {image.shape}")
-        if not image.dtype.isnative:
-            image = image.astype(image.dtype.newbyteorder("="))
-        flat = np.ascontiguousarray(image).reshape(-1)
-        limit = valid_below(image.dtype, saturation)
-        invalid = load_counts(flat, limit, self._counts)
-        intensity, sigma = integrate(self._counts, self._table, self._weights, self._norms)
-        return intensity, sigma, invalid
+        limit = np.float32(valid_below(image.dtype, saturation))
+        return integrate(flat_counts(image), limit, self._table, *self._constants)
+
+    def packed(
+        self, payload: bytes, dtype: np.dtype, saturation: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Integrate one frame that is still compressed, about twice as fast as doing both in turn.
+
+        Parameters
+        ----------
+        payload
+            In bslz4 form, in blocks of 8192 bytes whose lengths were checked.
+        dtype
+            ``<u2`` or ``<u4``.
+        saturation
+            As for a call.
+
+        Returns
+        -------
+        intensity, sigma
+            As of a call, bit for bit.
+
+        Raises
+        ------
+        InputError
+            If a block cannot be decompressed.
+        """
+        item = dtype.itemsize
+        if item not in self._places:
+            self._places[item] = (
+                plane_order(self._table.offset, item),
+                plane_order(self._table.exact_offset, item),
+            )
+        damaged, intensity, sigma = integrate_bslz4(
+            np.frombuffer(payload, np.uint8),
+            self.masked.size,
+            item,
+            np.float32(valid_below(dtype, saturation)),
+            self._table,
+            *self._places[item],
+            *self._constants,
+        )
+        _check_whole(damaged, self._shape, dtype)
+        return intensity, sigma
+
+
+def unpacked_counts(
+    payload: bytes, shape: tuple[int, int], dtype: np.dtype, saturation: float | None = None
+) -> np.ndarray:
+    """Counts of a compressed frame, (pixels,) float32; invalid ones are above all counts.
+
+    Parameters
+    ----------
+    payload, dtype, saturation
+        As for `Integrator.packed`.
+    shape
+        Rows and columns.
+
+    Raises
+    ------
+    InputError
+        If a block cannot be decompressed.
+    """
+    counts = np.empty(shape[0] * shape[1], np.float32)
+    limit = np.float32(valid_below(dtype, saturation))
+    damaged = load_bslz4(np.frombuffer(payload, np.uint8), dtype.itemsize, limit, counts)
+    _check_whole(damaged, shape, dtype)
+    return counts
+
+
+def _check_whole(damaged: int, shape: tuple[int, int], dtype: np.dtype) -> None:
+    if damaged >= 0:
+        raise InputError(
+            f"expected bslz4 blocks that decompress to {shape} {dtype.str}, got damage in block "
+            f"{damaged}"
+        )
+
+
+def flat_counts(image: np.ndarray) -> np.ndarray:
+    """An image as the kernels take it: flat, in the machine's byte order, 32 bits signed.
+
+    Marks of invalid pixels near 2^32 become negative, which is invalid too.
+    """
+    if not image.dtype.isnative:
+        image = image.astype(image.dtype.newbyteorder("="))
+    flat = np.ascontiguousarray(image).reshape(-1)
+    return flat.view(np.int32) if flat.dtype == np.uint32 else flat
 
 
 def valid_below(dtype: np.dtype, saturation: float | None = None) -> float:
@@ -139,21 +269,40 @@ def valid_below(dtype: np.dtype, saturation: float | None = None) -> float:
     return absurd if saturation is None else min(absurd, float(saturation))
 
 
-def _q_range(
-    q_corner: np.ndarray, masked: np.ndarray, wanted: tuple[float | None, float | None]
-) -> tuple[float, float]:
-    """Range of the usable pixels' corners, where not given."""
-    usable = np.zeros(q_corner.shape, np.bool_)
-    for rows in (slice(None, -1), slice(1, None)):
-        for columns in (slice(None, -1), slice(1, None)):
-            usable[rows, columns] |= ~masked
-    inside = q_corner[usable]
-    reach_low, reach_high = float(inside.min()), float(inside.max())
-    low = reach_low if wanted[0] is None else wanted[0]
-    high = reach_high if wanted[1] is None else wanted[1]
-    if low >= high or low >= reach_high or high <= reach_low:
-        raise InputError(
-            f"q range: expected a part of {reach_low:.6g} to {reach_high:.6g} 1/nm, which the "
-            f"usable pixels see, got {low:g} to {high:g}"
+def _prepared(
+    geometry: Geometry,
+    shape: tuple[int, int],
+    settings: AreaReduction,
+    masked: np.ndarray,
+    cached: bool,
+) -> tuple[Binning, PackedTable]:
+    """Bins and table of shares, from the cache if they are there."""
+    wanted = (settings.q_min_per_nm, settings.q_max_per_nm)
+    name = ""
+    if cached:
+        corners_m = b"" if geometry.corners_m is None else geometry.corners_m.tobytes()
+        layer = parallax_layer(geometry, settings.sensor)
+        kind = (shape, settings.bins, settings.bin_axis, settings.bin_spacing, wanted, layer)
+        name = table_name(
+            f"{geometry.to_poni()}{kind}".encode(), corners_m, np.packbits(masked).tobytes()
         )
-    return low, high
+        if (found := load_table(name)) is not None:
+            low, width = (float(value) for value in found[1]["low_width"])
+            binning = Binning(
+                settings.bins,
+                settings.bin_axis,
+                settings.bin_spacing,
+                low,
+                width,
+                geometry.wavelength_nm,
+            )
+            return binning, found[0]
+    corners = Corners(geometry, shape, settings)
+    q_range = chosen_range(usable_range(corners.q_per_nm, masked), wanted)
+    binning = Binning.between(
+        q_range, settings.bins, settings.bin_axis, settings.bin_spacing, geometry.wavelength_nm
+    )
+    table = pack(binning.corners(corners.q_per_nm), corners.chi_rad, masked, binning)
+    if cached:
+        keep_table(name, table, low_width=np.array([binning.low, binning.width]))
+    return binning, table

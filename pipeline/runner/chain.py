@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from pipeline.bus import bslz4
+from pipeline.bus.errors import WireError
 from pipeline.messages import (
     BadFrameError,
     Frame,
     FrameResults,
+    ImageFrame,
+    PackedImageFrame,
     Result,
     RunStart,
     Stage,
@@ -27,6 +33,11 @@ class StageChain:
         """Classes of the results that are stored, in the order of the stages."""
         found = [r for stage in self.stages for r in stage.produces if r.NODE is not None]
         return list(dict.fromkeys(found))
+
+    @property
+    def reads_packed(self) -> bool:
+        """Whether a stage reads compressed images itself."""
+        return any(PackedImageFrame in stage.consumes for stage in self.stages)
 
     def warm_up(self) -> None:
         """Compile what the stages need, or load it from the disk's cache, before any frame."""
@@ -58,9 +69,14 @@ class StageChain:
     def _through(self, first: Iterable[Frame | Result]) -> tuple[list[Frame | Result], str | None]:
         """``first`` and all that the stages make of it; why they stopped, if one refused."""
         messages = list(first)
+        unpacked: ImageFrame | None = None
         try:
             for stage in self.stages:
                 for message in tuple(messages):
+                    if isinstance(message, PackedImageFrame) and _wants_pixels(stage):
+                        # One image for all stages that cannot read it as it is.
+                        unpacked = unpacked or unpack(message)
+                        message = unpacked
                     if isinstance(message, stage.consumes):
                         messages += stage.process(message)
         except BadFrameError as error:
@@ -89,3 +105,30 @@ class StageChain:
             rejected=rejected,
             newest=newest,
         )
+
+
+def _wants_pixels(stage: Stage) -> bool:
+    return ImageFrame in stage.consumes and PackedImageFrame not in stage.consumes
+
+
+def unpack(frame: PackedImageFrame) -> ImageFrame:
+    """The frame with its image.
+
+    Raises
+    ------
+    BadFrameError
+        If the image cannot be decompressed.
+    """
+    try:
+        image = bslz4.decompress(frame.payload, frame.shape, np.dtype(frame.dtype))
+    except WireError as error:
+        raise BadFrameError(f"{frame.stream} frame {frame.frame}: {error}") from error
+    return ImageFrame(
+        frame.stream,
+        frame.frame,
+        frame.time_ns,
+        frame.exposure_s,
+        image,
+        frame.monitor,
+        frame.transmission,
+    )

@@ -58,7 +58,12 @@ class Runner:
             if first is None:
                 return 0
             log.info("%s: from frame %d", start.stream, first)
-            with FrameConsumer(self._endpoints, self._bus, first_frame=first) as consumer:
+            with FrameConsumer(
+                self._endpoints,
+                self._bus,
+                first_frame=first,
+                keep_compressed=self._chain.reads_packed,
+            ) as consumer:
                 end = self._pump(consumer, sender, stop)
                 if end is not None:
                     sender.end(end)
