@@ -12,7 +12,7 @@ from pipeline.config.reduce import AreaReduction
 from pipeline.kernels import integration as kernels
 from pipeline.kernels.detector_geometry import corner_q_chi, pixel_weights, rotation
 from pipeline.kernels.pixel_splitting import SplitTable, pixel_shares, split_pixels, unwrap
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.integrator import Integrator, flat_counts, valid_below
 

@@ -15,7 +15,7 @@ from pipeline.kernels import bslz4_integration as fused
 from pipeline.kernels import integration as kernels
 from pipeline.kernels import packed_table as tables
 from pipeline.kernels.pixel_splitting import split_pixels
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.integrator import Corners, Integrator, unpacked_counts, valid_below
 

@@ -13,7 +13,7 @@ from pipeline.config.reduce import AbsorbanceReduction
 from pipeline.kernels.noise import local_scatter
 from pipeline.messages import BadFrameError, RunStart, Spectrum, SpectrumFrame, Stage, StreamStart
 from pipeline.reduce.absorbance import ReduceAbsorbance
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.replay import open_recording
 from tests.support import REPOSITORY
 

@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pipeline.reduce.corrections.background import interpolate_background, read_background
+from pipeline.reduce.corrections.mask import read_mask
+from pipeline.reduce.errors import InputError
 
 from pipeline.config.reduce import AreaReduction
 from pipeline.messages import (
@@ -19,7 +22,6 @@ from pipeline.messages import (
     StreamStart,
     frozen_array,
 )
-from pipeline.reduce.files import InputError, interpolate_background, read_background, read_mask
 from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.saxs import ReduceSaxs
 

@@ -13,7 +13,7 @@ from pipeline.kernels import pixel_preparation, ring_quantiles, ring_statistics
 from pipeline.kernels.pixel_preparation import HIGHEST_PARALYZABLE, prepare_pixels, undo_dead_time
 from pipeline.kernels.pixel_splitting import SplitTable
 from pipeline.messages import BadFrameError
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.ring import RingIntegrator, narrowing, warm_up
 
 with warnings.catch_warnings():

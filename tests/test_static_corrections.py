@@ -25,7 +25,7 @@ from pipeline.reduce.corrections.air import relative_air
 from pipeline.reduce.corrections.sensor import attenuation_per_m, relative_efficiency
 from pipeline.reduce.corrections.slab import relative_slab
 from pipeline.reduce.corrections.weights import weigh_pixels
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry, SensorLayer, corner_positions, parse_poni
 
 with warnings.catch_warnings():

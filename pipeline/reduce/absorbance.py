@@ -19,7 +19,7 @@ from pipeline.messages import (
     StreamStart,
     frozen_array,
 )
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.spectrometer.covered import covered_mask
 from pipeline.reduce.spectrometer.energy_grid import EnergyGrid
 from pipeline.reduce.spectrometer.light import Light, Spectrometer

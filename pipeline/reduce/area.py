@@ -20,7 +20,8 @@ from pipeline.messages import (
     StreamStart,
     frozen_array,
 )
-from pipeline.reduce.files import InputError, interpolate_background, read_background
+from pipeline.reduce.corrections.background import Background
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.images import ImageReducer
 from pipeline.reduce.inputs import read_inputs
@@ -56,7 +57,7 @@ class ReduceArea:
         self._q_per_nm = np.empty(0)
         self._q_resolution_per_nm = np.empty(0)
         self._pixels = np.empty(0)
-        self._background: tuple[np.ndarray, np.ndarray] | None = None
+        self._background: Background | None = None
         self._absolute = False
 
     def warm_up(self) -> None:
@@ -90,14 +91,7 @@ class ReduceArea:
         self._background = None
         subtracted = stream.kind == "curve" and stream.metadata.get("background_subtracted")
         if self.settings.background_file is not None and not subtracted:
-            background = read_background(self.settings.background_file)
-            self._background = interpolate_background(self._q_per_nm, background)
-            if np.isnan(self._background[0]).all():
-                raise InputError(
-                    f"{self.settings.background_file}: expected q between {self._q_per_nm[0]:g} "
-                    f"and {self._q_per_nm[-1]:g} 1/nm, got {background[0][0]:g} to "
-                    f"{background[0][-1]:g}"
-                )
+            self._background = Background(self.settings, self._q_per_nm)
 
     def process(self, message: ImageFrame | PackedImageFrame | CurveFrame, /) -> Iterable[Curve]:
         """The curve of one frame.
@@ -118,9 +112,7 @@ class ReduceArea:
         else:
             intensity, sigma = self._frames(message)
         if self._background is not None:
-            value, variance = self._background
-            intensity = intensity - value
-            sigma = np.sqrt(sigma**2 + variance)
+            intensity, sigma = self._background.subtract(intensity, sigma)
         yield self.curve(
             frame=message.frame,
             time_s=message.time_s,

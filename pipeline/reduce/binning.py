@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.messages import frozen_array
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 
 # The outermost corner must lie inside the last bin, not on its edge; pyFAI widens by one step of
 # float32, so we do.

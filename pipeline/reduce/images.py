@@ -14,7 +14,7 @@ from pipeline.messages import (
     frozen_array,
 )
 from pipeline.reduce.corrections.normalisation import Normalisation
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.inputs import AreaInputs
 from pipeline.reduce.integrator import (
     COUNTS_END,

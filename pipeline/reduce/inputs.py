@@ -12,8 +12,9 @@ from pipeline.kernels.detector_geometry import grid_q_chi, rotation
 from pipeline.messages import StreamStart
 from pipeline.reduce.corrections.dark import read_dark
 from pipeline.reduce.corrections.flat import read_flat
+from pipeline.reduce.corrections.mask import read_mask
 from pipeline.reduce.corrections.normalisation import setting_or
-from pipeline.reduce.files import InputError, read_mask
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import (
     Geometry,
     check_on_detector,

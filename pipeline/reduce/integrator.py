@@ -15,7 +15,7 @@ from pipeline.kernels.packed_table import PackedTable
 from pipeline.messages import frozen_array
 from pipeline.reduce.binning import Binning, chosen_range, usable_range
 from pipeline.reduce.corrections import parallax_layer, static_weights
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry, corner_grid_m
 from pipeline.reduce.packing import keep_table, load_table, pack, table_name
 

@@ -26,7 +26,7 @@ from pipeline.kernels.ring_statistics import (
     ring_norms,
 )
 from pipeline.messages import BadFrameError
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 
 ErrorModel = Literal["poisson", "azimuthal", "hybrid"]
 RejectionKind = Literal["none", "sigma_clip", "median"]

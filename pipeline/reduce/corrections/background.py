@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.config.reduce import AreaReduction
 from pipeline.messages import frozen_array
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 
 _HDF5_SUFFIXES = (".h5", ".hdf", ".hdf5", ".nxs", ".nxcansas")
 

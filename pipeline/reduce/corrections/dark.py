@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.reduce.corrections.images import read_image
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 
 
 def read_dark(path: str | Path, shape: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 
 
 def read_image(path: str | Path, shape: tuple[int, int], what: str) -> np.ndarray:

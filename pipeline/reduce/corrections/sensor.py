@@ -25,7 +25,7 @@ from functools import lru_cache
 from numba import njit
 
 from pipeline.config.reduce import Sensor
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import HC_EV_NM, Geometry
 
 # Densities in g/cm3 of what sensors are made of, at room temperature (CRC Handbook of Chemistry and

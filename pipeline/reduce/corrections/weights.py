@@ -23,7 +23,7 @@ from pipeline.reduce.corrections.sensor import (
 )
 from pipeline.reduce.corrections.slab import relative_slab
 from pipeline.reduce.corrections.solid_angle import relative_solid_angle
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry, corner_grid_m
 
 

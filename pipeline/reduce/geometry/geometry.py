@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 
 # h c in eV nm (CODATA 2018: exact constants, 10 digits).
 HC_EV_NM = 1239.841984
