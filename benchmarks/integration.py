@@ -116,7 +116,8 @@ class _hdf5_frame:  # noqa: N801
     """A file in memory with the frame in bslz4 form, as a detector writes it."""
 
     def __init__(self, image: np.ndarray) -> None:
-        self._file = h5py.File(io.BytesIO(), "w")
+        # Without its cache of chunks, which would give a small frame again as it is.
+        self._file = h5py.File(io.BytesIO(), "w", rdcc_nbytes=0)
         self._dataset = self._file.create_dataset(
             "data", data=image, chunks=image.shape, **hdf5plugin.Bitshuffle(cname="lz4")
         )

@@ -14,7 +14,6 @@ import h5py
 import httpx
 import numpy as np
 import pytest
-from pipeline.reduce.corrections.background import read_background
 from sasdata.dataloader.loader import Loader
 from tiled.client import from_uri
 
@@ -30,6 +29,7 @@ from pipeline.messages import (
     StreamStart,
     WaxsCurve,
 )
+from pipeline.reduce.corrections.background import read_background
 from tests.support import StoreProcess
 
 with warnings.catch_warnings():

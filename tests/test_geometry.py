@@ -13,12 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from pipeline.kernels.detector_geometry import (
-    corner_q_chi,
-    grid_q_chi,
-    pixel_weights,
-    rotation,
-)
+from pipeline.config.reduce import AreaReduction
+from pipeline.kernels.detector_geometry import grid_q_chi, rotation
+from pipeline.reduce.corrections import static_weights
 from pipeline.reduce.geometry import (
     Geometry,
     GeometryError,
@@ -68,16 +65,7 @@ TILTED = Geometry(
 
 
 def corners(geometry: Geometry, shape):
-    turn = rotation(geometry.rot1_rad, geometry.rot2_rad, geometry.rot3_rad)
-    return corner_q_chi(
-        shape,
-        (geometry.pixel1_m, geometry.pixel2_m),
-        geometry.distance_m,
-        (geometry.poni1_m, geometry.poni2_m),
-        turn,
-        geometry.wavelength_nm,
-        geometry.flip,
-    )
+    return corner_positions(geometry, shape)
 
 
 def test_reads_version_2():
@@ -189,18 +177,11 @@ def test_weights_agree_with_pyfai():
             },
         }
     )
-    turn = rotation(TILTED.rot1_rad, TILTED.rot2_rad, TILTED.rot3_rad)
-    place = (
-        TILTED.shape,
-        (TILTED.pixel1_m, TILTED.pixel2_m),
-        TILTED.distance_m,
-        (TILTED.poni1_m, TILTED.poni2_m),
-        turn,
-        TILTED.flip,
-    )
-    solid_angle = pixel_weights(*place, True, False, 0.0)
+    only = AreaReduction(polarization_factor=None)
+    solid_angle = static_weights(TILTED, TILTED.shape, only)
     np.testing.assert_allclose(solid_angle, theirs.solidAngleArray(TILTED.shape), rtol=1e-6)
-    polarization = pixel_weights(*place, False, True, 0.95)
+    only = AreaReduction(solid_angle=False, polarization_factor=0.95)
+    polarization = static_weights(TILTED, TILTED.shape, only)
     np.testing.assert_allclose(
         polarization, theirs.polarization(TILTED.shape, factor=0.95), rtol=1e-6
     )

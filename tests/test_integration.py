@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from pipeline.config.reduce import AreaReduction
 from pipeline.kernels import integration as kernels
-from pipeline.kernels.detector_geometry import corner_q_chi, pixel_weights, rotation
+from pipeline.kernels.detector_geometry import grid_q_chi, rotation
 from pipeline.kernels.pixel_splitting import SplitTable, pixel_shares, split_pixels, unwrap
+from pipeline.reduce.corrections import static_weights
 from pipeline.reduce.errors import InputError
-from pipeline.reduce.geometry import Geometry
+from pipeline.reduce.geometry import Geometry, corner_grid_m, corner_positions
 from pipeline.reduce.integrator import Integrator, flat_counts, valid_below
 
 with warnings.catch_warnings():
@@ -97,16 +98,7 @@ def assert_agrees(ours, theirs, q_per_nm) -> None:
 
 def around_beam(geometry: Geometry, shape) -> np.ndarray:
     """The pixel that holds the beam, and its neighbours: there "full" splitting has no meaning."""
-    turn = rotation(geometry.rot1_rad, geometry.rot2_rad, geometry.rot3_rad)
-    q, _ = corner_q_chi(
-        shape,
-        (geometry.pixel1_m, geometry.pixel2_m),
-        geometry.distance_m,
-        (geometry.poni1_m, geometry.poni2_m),
-        turn,
-        geometry.wavelength_nm,
-        geometry.flip,
-    )
+    q, _ = corner_positions(geometry, shape)
     one_pixel = 2 * math.pi / geometry.wavelength_nm * geometry.pixel1_m / geometry.distance_m
     return q[:-1, :-1] < 3 * one_pixel
 
@@ -200,18 +192,7 @@ def test_bin_without_valid_pixels_is_nan():
 def test_flat_sample_gives_a_flat_curve():
     """Counts made of the weights alone come back as the constant that was put in."""
     geometry = make_geometry(rot=(0.3, 0.2, 0.5))
-    turn = rotation(0.3, 0.2, 0.5)
-    weights = pixel_weights(
-        geometry.shape,
-        (172e-6, 172e-6),
-        geometry.distance_m,
-        (geometry.poni1_m, geometry.poni2_m),
-        turn,
-        geometry.flip,
-        True,
-        True,
-        0.9,
-    )
+    weights = static_weights(geometry, geometry.shape, AreaReduction(polarization_factor=0.9))
     assert weights.max() / weights.min() > 1.05
     integrator = make_integrator(geometry, bins=64, polarization_factor=0.9)
     intensity, _ = integrator((1e4 * weights).astype(np.float32))
@@ -291,19 +272,17 @@ def test_compiled_and_plain_python_agree():
     turn = rotation.py_func(0.1, 0.2, 0.3)
     np.testing.assert_allclose(turn, rotation(0.1, 0.2, 0.3), rtol=1e-14)
     arguments = (
-        shape,
-        (172e-6, 172e-6),
+        *corner_grid_m(geometry, shape),
         geometry.distance_m,
         (geometry.poni1_m, geometry.poni2_m),
         turn,
+        0.1,
+        (0.0, 0.0),
     )
-    q, chi = corner_q_chi(*arguments, 0.1, (False, True))
-    plain_q, plain_chi = corner_q_chi.py_func(*arguments, 0.1, (False, True))
+    q, chi = grid_q_chi(*arguments)
+    plain_q, plain_chi = grid_q_chi.py_func(*arguments)
     np.testing.assert_allclose(q, plain_q, rtol=1e-7)
     np.testing.assert_allclose(chi, plain_chi, rtol=1e-6)
-    weights = pixel_weights(*arguments, (False, True), True, True, 0.5).ravel()
-    plain = pixel_weights.py_func(*arguments, (False, True), True, True, 0.5).ravel()
-    np.testing.assert_allclose(weights, plain, rtol=1e-14)
     masked = np.zeros(shape, np.bool_)
     masked[2, 2] = True
     low, high = float(q.min()), float(q.max()) * 1.01

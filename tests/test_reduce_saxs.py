@@ -7,9 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline.reduce.corrections.background import interpolate_background, read_background
-from pipeline.reduce.corrections.mask import read_mask
-from pipeline.reduce.errors import InputError
 
 from pipeline.config.reduce import AreaReduction
 from pipeline.messages import (
@@ -22,6 +19,9 @@ from pipeline.messages import (
     StreamStart,
     frozen_array,
 )
+from pipeline.reduce.corrections.background import interpolate_background, read_background
+from pipeline.reduce.corrections.mask import read_mask
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.saxs import ReduceSaxs
 

@@ -40,111 +40,6 @@ def rotation(rot1_rad: float, rot2_rad: float, rot3_rad: float) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def corner_q_chi(
-    shape: tuple[int, int],
-    pixel_m: tuple[float, float],
-    distance_m: float,
-    poni_m: tuple[float, float],
-    turn: np.ndarray,
-    wavelength_nm: float,
-    flip: tuple[bool, bool],
-) -> tuple[np.ndarray, np.ndarray]:
-    """q and azimuth of the corners of all pixels.
-
-    Parameters
-    ----------
-    shape
-        Rows and columns of the detector.
-    pixel_m
-        Pixel size along axes 1 and 2.
-    distance_m, poni_m
-        Sample to the point of normal incidence, and that point's place on the detector.
-    turn
-        (3, 3), see `rotation`.
-    wavelength_nm
-        Of the photons.
-    flip
-        Whether the array runs against axis 1 or axis 2 (the detector's orientation).
-
-    Returns
-    -------
-    q_per_nm, chi_rad
-        (rows + 1, columns + 1). q = 4 pi / wavelength sin(theta), written with
-        sin(theta) = r / sqrt(2 d (d + z)), which keeps all digits at small angles, where
-        1 - cos(2 theta) does not. chi = atan2(axis 1, axis 2), from -pi to pi. Both float32: see
-        `pipeline.kernels.pixel_splitting`.
-    """
-    rows, columns = shape
-    q_per_nm = np.empty((rows + 1, columns + 1), np.float32)
-    chi_rad = np.empty((rows + 1, columns + 1), np.float32)
-    scale = 4.0 * math.pi / wavelength_nm
-    for i in range(rows + 1):
-        p1 = (rows - i if flip[0] else i) * pixel_m[0] - poni_m[0]
-        for j in range(columns + 1):
-            p2 = (columns - j if flip[1] else j) * pixel_m[1] - poni_m[1]
-            y = turn[0, 0] * p1 + turn[0, 1] * p2 + turn[0, 2] * distance_m
-            x = turn[1, 0] * p1 + turn[1, 1] * p2 + turn[1, 2] * distance_m
-            z = turn[2, 0] * p1 + turn[2, 1] * p2 + turn[2, 2] * distance_m
-            r2 = x * x + y * y
-            d = math.sqrt(r2 + z * z)
-            q_per_nm[i, j] = scale * math.sqrt(r2 / (2.0 * d * (d + z)))
-            chi_rad[i, j] = math.atan2(y, x)
-    return q_per_nm, chi_rad
-
-
-@njit(cache=True, nogil=True)
-def pixel_weights(
-    shape: tuple[int, int],
-    pixel_m: tuple[float, float],
-    distance_m: float,
-    poni_m: tuple[float, float],
-    turn: np.ndarray,
-    flip: tuple[bool, bool],
-    solid_angle: bool,
-    polarization: bool,
-    polarization_factor: float,
-) -> np.ndarray:
-    """What the count of each pixel is to be divided by: relative solid angle and polarisation.
-
-    Both are taken at the pixel's centre. The solid angle relative to that at the point of normal
-    incidence is cos^3 of the angle of incidence (one cosine for the slanted pixel, two for its
-    larger distance); the polarisation is (1 + cos^2 2theta - f cos(2 chi) sin^2 2theta) / 2, with
-    f = +1 for a beam polarised along axis 2 (horizontally).
-
-    Parameters
-    ----------
-    shape, pixel_m, distance_m, poni_m, turn, flip
-        As for `corner_q_chi`.
-    solid_angle, polarization
-        Which of the two is wanted.
-    polarization_factor
-        f above.
-
-    Returns
-    -------
-    weights
-        (rows, columns), 1 where nothing is to be corrected.
-    """
-    rows, columns = shape
-    weights = np.ones((rows, columns))
-    for i in range(rows):
-        p1 = (rows - 0.5 - i if flip[0] else i + 0.5) * pixel_m[0] - poni_m[0]
-        for j in range(columns):
-            p2 = (columns - 0.5 - j if flip[1] else j + 0.5) * pixel_m[1] - poni_m[1]
-            d2 = p1 * p1 + p2 * p2 + distance_m * distance_m
-            weight = 1.0
-            if solid_angle:
-                weight = distance_m**3 / (d2 * math.sqrt(d2))
-            if polarization:
-                y = turn[0, 0] * p1 + turn[0, 1] * p2 + turn[0, 2] * distance_m
-                x = turn[1, 0] * p1 + turn[1, 1] * p2 + turn[1, 2] * distance_m
-                # sin^2(2 theta) cos(2 chi) = (x^2 - y^2) / d^2, so no angle is ever taken.
-                weight *= 1.0 - 0.5 * (x * x + y * y + polarization_factor * (x * x - y * y)) / d2
-            weights[i, j] = weight
-    return weights
-
-
-@njit(cache=True, nogil=True)
 def stopped_at(tangent: float, mu_per_m: float, thickness_m: float) -> float:
     """How far from where a slanting photon enters a layer it is stopped, along the layer, in m.
 
@@ -255,7 +150,7 @@ def grid_q_chi(
     wavelength_nm: float,
     layer: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """q and azimuth of points of the detector, as `corner_q_chi` but of any places.
+    """q and azimuth of points of the detector: corners of pixels, or their middles.
 
     Parameters
     ----------
@@ -274,7 +169,10 @@ def grid_q_chi(
     Returns
     -------
     q_per_nm, chi_rad
-        (rows, columns), float32.
+        (rows, columns). q = 4 pi / wavelength sin(theta), written with
+        sin(theta) = r / sqrt(2 d (d + z)), which keeps all digits at small angles, where
+        1 - cos(2 theta) does not. chi = atan2(axis 1, axis 2), from -pi to pi. Both float32: see
+        `pipeline.kernels.pixel_splitting`.
     """
     rows, columns = position1_m.shape
     q_per_nm = np.empty((rows, columns), np.float32)

@@ -63,7 +63,7 @@ def corner_positions(
     Returns
     -------
     q_per_nm, chi_rad
-        (rows + 1, columns + 1), float32: see `pipeline.kernels.detector_geometry.corner_q_chi`.
+        (rows + 1, columns + 1), float32: see `pipeline.kernels.detector_geometry.grid_q_chi`.
 
     Raises
     ------
