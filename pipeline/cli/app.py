@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import commands
+from pipeline.cli.calibrate import calibrate_app
 
 app = typer.Typer(
     name="nucleate",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Configs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(calibrate_app, name="calibrate")
 
 DataDir = Annotated[
     Path, typer.Option("--data-dir", help="Folder of the catalog, the recordings and the logs.")
@@ -212,11 +214,15 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from pipeline.cli.supervisor import ProcessFailedError
     from pipeline.config.loader import ConfigError
     from pipeline.export import ExportError
+    from pipeline.messages import BadFrameError
+    from pipeline.reduce.errors import InputError
     from pipeline.replay import ReplayError
 
     return (
+        BadFrameError,
         ConfigError,
         ExportError,
+        InputError,
         ReplayError,
         SessionError,
         ProcessFailedError,
