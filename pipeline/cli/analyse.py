@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pipeline.cli.supervisor import HOPELESS
 from pipeline.config.loader import ConfigError, load_config
 from pipeline.config.wiring import Wiring
-from pipeline.messages import Result
+from pipeline.messages import MapResult, Result
 from pipeline.stopping import stop_on_signals
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
 
         saxs = config.saxs
         stages.append(ReduceSaxs(saxs.reduce))
+        if saxs.reduce.cake is not None:
+            from pipeline.reduce.cake import ReduceCake
+
+            stages.append(ReduceCake(saxs.reduce))
         if saxs.fit is not None:
             stages.append(FitPopulations(saxs.fit, config.sample))
         if saxs.assembly is not None:
@@ -48,6 +52,10 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
         from pipeline.reduce.waxs import ReduceWaxs
 
         stages.append(ReduceWaxs(config.waxs.reduce))
+        if config.waxs.reduce.cake is not None:
+            from pipeline.reduce.cake import ReduceWaxsCake
+
+            stages.append(ReduceWaxsCake(config.waxs.reduce))
         extra = config.waxs.extra_stages
     elif stream == "absorbance":
         from pipeline.fit.exciton import FitExciton
@@ -74,14 +82,18 @@ def extra_stage(name: str) -> Stage:
 
 
 def split(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage]]:
-    """The stage that takes frames, and those that take results and can run elsewhere.
+    """The stages that reduce frames, and those that take results and can run elsewhere.
 
     Raises
     ------
     ConfigError
         If a later stage wants frames, which stay where they are reduced.
     """
-    reducing, fitting = list(stages[:1]), list(stages[1:])
+    frames = 1
+    # The cake is made of frames as the curve is, and stands behind it.
+    while frames < len(stages) and issubclass(stages[frames].produces[0], MapResult):
+        frames += 1
+    reducing, fitting = list(stages[:frames]), list(stages[frames:])
     for stage in fitting:
         if wanted := [kind.__name__ for kind in stage.consumes if not issubclass(kind, Result)]:
             raise ConfigError(
@@ -147,7 +159,7 @@ def main() -> int:
         print(f"nucleate analyse: {error}", file=sys.stderr)
         return HOPELESS
     from pipeline.bus import LinkRefusedError
-    from pipeline.reduce.files import InputError
+    from pipeline.reduce.errors import InputError
 
     try:
         return host.run(stop)

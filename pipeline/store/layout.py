@@ -3,6 +3,12 @@
 Row *n* of every table and slab *n* of every array is frame *n*; a frame that gave nothing has NaN
 in all of them and its reason in the stream's ``frames`` table. So a place in Tiled is a frame
 number, and a second write of a frame is seen for what it is.
+
+Maps are too large for every frame: slab *n* of theirs is frame *n* times ``every``, which the
+node's metadata name (``frames_per_slab``). The frames between have no slab and no reason to be
+missing. Their place follows from the frame number alone all the same, so a second write, or one
+after a restart, puts the same numbers where they were. They are not published live: a map is
+larger than what subscribers take in one message.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pyarrow as pa
 
-from pipeline.messages import ArrayResult, FrameResults, Result, RowResult
+from pipeline.messages import ArrayResult, FrameResults, MapResult, Result, RowResult
 
 ARROW_TYPES = {float: pa.float64(), int: pa.int64(), str: pa.string(), bool: pa.bool_()}
 ABSENT = {pa.float64(): float("nan"), pa.int64(): 0, pa.string(): "", pa.bool_(): False}
@@ -22,6 +28,12 @@ ABSENT = {pa.float64(): float("nan"), pa.int64(): 0, pa.string(): "", pa.bool_()
 # Tiled lists every chunk in the structure that each append rewrites: chunks of 32 make that 12 kB
 # after 100 000 frames (chunks of 1: 200 kB), and a new array no longer than 32 slabs.
 CHUNK_FRAMES = 32
+
+MAP_CHUNK_BYTES = 1 << 20
+"""A chunk of maps holds about so much, at least one: what a reader of one map reads in vain."""
+
+EVERY = "frames_per_slab"
+"""Key of a map's metadata."""
 
 LIVE = "live"
 """Container of the nodes that are streamed and never stored."""
@@ -144,6 +156,59 @@ class ArrayNode:
                     )
                 line[:] = values
         return block
+
+
+@dataclass(frozen=True)
+class MapNode:
+    """An array of shape (slab, line, *map*), slab n of frame n * every, with what stands beside it.
+
+    ``axes`` are a result's fields along the map's axes and ``constants`` further maps, each with
+    its node.
+    """
+
+    path: str
+    axes: tuple[tuple[str, str], ...]
+    lines: tuple[str, ...]
+    constants: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, result: type[MapResult]) -> MapNode:
+        """The array that a result's class asks for."""
+        assert result.NODE is not None
+        return cls(result.NODE, result.AXES, result.LINES, result.CONSTANTS)
+
+    def find(self, message: FrameResults) -> MapResult | None:
+        """This node's map of a frame, if it has one."""
+        return next(
+            (r for r in message.results if self.path == r.NODE and isinstance(r, MapResult)), None
+        )
+
+    def beside(self, result: MapResult) -> dict[str, np.ndarray]:
+        """By node: the axes, each of one dimension, and the constant maps."""
+        found = {path: np.asarray(getattr(result, name)) for name, path in self.axes}
+        shape = tuple(axis.size for axis in found.values())
+        for name, path in self.constants:
+            values = np.asarray(getattr(result, name))
+            if values.shape != shape:
+                raise LayoutError(f"{path}: expected {name} of {shape}, got {values.shape}")
+            found[path] = values
+        return found
+
+    def shape(self, result: MapResult) -> tuple[int, ...]:
+        """Of one slab: lines and the map's axes."""
+        return (len(self.lines), *(np.size(getattr(result, name)) for name, _ in self.axes))
+
+    def slab(self, result: MapResult, shape: tuple[int, ...]) -> np.ndarray:
+        """(line, *map*) of one frame, float32."""
+        slab = np.empty(shape, np.float32)
+        for line, name in zip(slab, self.lines, strict=True):
+            values = getattr(result, name)
+            if values.shape != line.shape:
+                raise LayoutError(
+                    f"frame {result.frame}: {name} is {values.shape}, {self.path} has {line.shape}"
+                )
+            line[...] = values
+        return slab
 
 
 def ledger(frames: Sequence[FrameResults]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,20 +17,33 @@ from tiled.structures.data_source import DataSource
 from tiled.structures.table import TableStructure
 from tiled.utils import safe_json_dump
 
-from pipeline.messages import ArrayResult, FrameResults, Result, RowResult, StreamEnd
+from pipeline.messages import (
+    ArrayResult,
+    FrameResults,
+    MapResult,
+    Result,
+    RowResult,
+    StreamEnd,
+)
 from pipeline.store.datapath import DataPath, LiveBlock, LiveRows
 from pipeline.store.layout import (
     CHUNK_FRAMES,
+    EVERY,
     LEDGER_SCHEMA,
     LIVE,
+    MAP_CHUNK_BYTES,
     ArrayNode,
     LayoutError,
+    MapNode,
     TableNode,
     ledger,
     ledger_node,
 )
 
 log = logging.getLogger(__name__)
+
+# Slabs of a gap are written so many bytes at a time.
+_GAP_BYTES = 1 << 24
 
 
 class RunContainer:
@@ -77,7 +91,12 @@ class RunContainer:
             self._client = self._root[self.run]
         return self._client[tuple(path.split("/"))] if path else self._client
 
-    def _make(self, path: str, source: DataSource[Any] | None = None) -> bool:
+    def _make(
+        self,
+        path: str,
+        source: DataSource[Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Make a node, and the containers that it is in, if it is missing; whether it was."""
         with self._lock:
             if path in self._present:
@@ -87,9 +106,8 @@ class RunContainer:
             missing = self._fresh or key not in self._node(parent)
             if missing:
                 try:
-                    self.data.create(
-                        (self.run, *parent.split("/")) if parent else (self.run,), key, source
-                    )
+                    above = (self.run, *parent.split("/")) if parent else (self.run,)
+                    self.data.create(above, key, source, metadata)
                 except BaseException:
                     # It may have been made although the answer was an error.
                     self._fresh = False
@@ -115,17 +133,41 @@ class RunContainer:
             )
         return len(table["frame"].read())
 
-    def array(self, path: str, shape: tuple[int, ...]) -> None:
-        """Make an array of one NaN chunk of frames, if it is missing."""
+    def array(self, path: str, shape: tuple[int, ...]) -> int:
+        """Make an array of one NaN chunk of frames, if it is missing; how many it has."""
         empty = np.full((CHUNK_FRAMES, *shape), np.nan)
         if self._make(path, _array_source(empty)):
             self.data.patch(self.segments(path), empty, 0)
+            return CHUNK_FRAMES
+        return int(self._node(path).shape[0])
+
+    def maps(self, path: str, shape: tuple[int, ...], every: int) -> int:
+        """Make an array of one NaN chunk of maps, if it is missing; how many it has.
+
+        Raises
+        ------
+        LayoutError
+            If there is one of another shape, or of other frames.
+        """
+        slab_bytes = np.dtype(np.float32).itemsize * math.prod(shape)
+        empty = np.full((max(MAP_CHUNK_BYTES // slab_bytes, 1), *shape), np.nan, np.float32)
+        if self._make(path, _array_source(empty), {EVERY: every}):
+            self.data.patch(self.segments(path), empty, 0, streamed=False)
+            return len(empty)
+        node = self._node(path)
+        if tuple(node.shape[1:]) != shape or node.metadata.get(EVERY) != every:
+            raise LayoutError(
+                f"{self.run}/{path} was written with maps of {tuple(node.shape[1:])} every "
+                f"{node.metadata.get(EVERY)} frames, got {shape} every {every}: replay the run "
+                "under a new key"
+            )
+        return int(node.shape[0])
 
     def axis(self, path: str, values: np.ndarray) -> None:
-        """Store an axis, or what is constant along one; a second time changes nothing."""
+        """Store an axis, or what is constant along it; a second time changes nothing."""
         values = np.asarray(values, dtype=float)
         self._make(path, _array_source(values))
-        self.data.patch(self.segments(path), values, 0)
+        self.data.patch(self.segments(path), values, 0, streamed=values.ndim == 1)
 
     def live_array(self, path: str, shape: tuple[int, ...]) -> None:
         """Make an array that is streamed and never stored, if it is missing."""
@@ -188,7 +230,13 @@ class StreamWriter:
         self._arrays = [
             ArrayNode.of(r) for r in results if issubclass(r, ArrayResult) and r.NODE is not None
         ]
+        self._maps = [
+            MapNode.of(r) for r in results if issubclass(r, MapResult) and r.NODE is not None
+        ]
         self._lengths: dict[str, int] = {}
+        self._slabs: dict[str, int] = {}
+        self._blanks: dict[str, np.ndarray] = {}
+        self._map_shapes: dict[str, tuple[tuple[int, ...], int]] = {}
         # Live nodes first: who sees a table must find what to subscribe to.
         if container.data.publishes:
             for table in self._tables:
@@ -207,6 +255,10 @@ class StreamWriter:
         with self._lock:
             if message.frame < self.durable or message.frame in self._pending:
                 return
+        for node in self._maps:
+            if (found := node.find(message)) is not None:
+                self._prepare_map(node, found)
+        with self._lock:
             self._pending[message.frame] = message
         if self._container.data.publishes and message.frame >= self._published:
             self._published = message.frame + 1
@@ -250,11 +302,41 @@ class StreamWriter:
             shape = (len(node.lines), len(along[node.axis_path]))
             for path, values in along.items():
                 self._container.axis(path, values)
-            self._container.array(node.path, shape)
+            self._slabs[node.path] = self._container.array(node.path, shape)
+            self._blanks[node.path] = np.full((1, *shape), np.nan)
             if self._container.data.publishes:
                 self._container.live_array(f"{LIVE}/{node.path}", shape)
             self._lengths[node.path] = shape[1]
             return shape[1]
+
+    def _prepare_map(self, node: MapNode, result: MapResult) -> tuple[tuple[int, ...], int]:
+        """Make a map's nodes when the first comes; its shape, and how many frames a slab is for.
+
+        Raises
+        ------
+        LayoutError
+            If this one cannot stand with those before.
+        """
+        shape = node.shape(result)
+        if result.every < 1 or result.frame % result.every:
+            raise LayoutError(
+                f"{node.path}: expected the map of a frame that {result.every} divides, got frame "
+                f"{result.frame}"
+            )
+        with self._lock:
+            if node.path not in self._map_shapes:
+                self._slabs[node.path] = self._container.maps(node.path, shape, result.every)
+                self._blanks[node.path] = np.full((1, *shape), np.nan, np.float32)
+                for path, values in node.beside(result).items():
+                    self._container.axis(path, values)
+                self._map_shapes[node.path] = shape, result.every
+            known = self._map_shapes[node.path]
+        if known != (shape, result.every):
+            raise LayoutError(
+                f"{node.path}: expected maps of {known[0]} every {known[1]} frames as before, got "
+                f"{shape} every {result.every}"
+            )
+        return known
 
     def flush(self) -> int:
         """Make all consecutive pending frames durable; the number of frames written."""
@@ -269,15 +351,16 @@ class StreamWriter:
             for table in tables:
                 self._append(table, frames)
             self._patch_arrays(frames)
+            self._patch_maps(frames)
             self._append(ledger_table, frames)
             with self._lock:
                 for message in frames:
                     del self._pending[message.frame]
                 self.durable += len(frames)
         if self.complete and not self.ended:
-            for node in self._arrays:
-                if node.path in self._lengths:
-                    self._container.trim(node.path, self.durable)
+            for path, slabs in self._due().items():
+                self._fill(path, slabs)
+                self._container.trim(path, slabs)
             self.ended = True
         return len(frames)
 
@@ -286,8 +369,39 @@ class StreamWriter:
             found = next((m for m in frames if node.find(m) is not None), None)
             if found is not None:
                 length = self._prepare_array(node, found)
-                path = self._container.segments(node.path)
-                self._container.data.patch(path, node.block(frames, length), frames[0].frame)
+                self._put(node.path, node.block(frames, length), frames[0].frame)
+
+    def _patch_maps(self, frames: Sequence[FrameResults]) -> None:
+        for node in self._maps:
+            for message in frames:
+                if (found := node.find(message)) is not None:
+                    shape, every = self._prepare_map(node, found)
+                    slab = node.slab(found, shape)
+                    self._put(node.path, slab[None], found.frame // every, streamed=False)
+
+    def _put(self, path: str, block: np.ndarray, offset: int, streamed: bool = True) -> None:
+        """Write slabs; those before them that no frame has filled become NaN."""
+        self._fill(path, offset)
+        segments = self._container.segments(path)
+        self._container.data.patch(segments, block, offset, streamed=streamed)
+        self._slabs[path] = max(self._slabs[path], offset + len(block))
+
+    def _fill(self, path: str, slabs: int) -> None:
+        """Make an array so long at least, with NaN: what is skipped would read as 0."""
+        blank = self._blanks[path]
+        step = max(_GAP_BYTES // blank.nbytes, 1)
+        while (first := self._slabs[path]) < slabs:
+            gap = np.repeat(blank, min(step, slabs - first), axis=0)
+            segments = self._container.segments(path)
+            self._container.data.patch(segments, gap, first, streamed=False)
+            self._slabs[path] = first + len(gap)
+
+    def _due(self) -> dict[str, int]:
+        """By node, how many slabs there are of the frames that are stored."""
+        due = dict.fromkeys(self._lengths, self.durable)
+        return due | {
+            path: -(-self.durable // every) for path, (_, every) in self._map_shapes.items()
+        }
 
     def _append(self, table: TableNode, frames: Sequence[FrameResults]) -> None:
         """Append the rows that a table does not have yet.
