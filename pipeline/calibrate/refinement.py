@@ -340,8 +340,8 @@ def _off(refined: Any, free: list[str], values: np.ndarray) -> np.ndarray:
 def _refine(single: Any, fixed: list[str]) -> None:
     """Least squares on pyFAI's points and geometry, to the end.
 
-    pyFAI's own minimiser (SLSQP) leads near, but stops up to ten standard errors early where
-    parameters go together.
+    pyFAI's own minimiser (SLSQP) leads near, but may stop standard errors away: on silver behenate
+    at 2.9 m it stopped six of the distance's.
     """
     refined = single.geometry_refinement
     if refined.data.shape[1] < 4:
@@ -350,8 +350,9 @@ def _refine(single: Any, fixed: list[str]) -> None:
     free = [name for name in PARAMETERS if name not in fixed]
     first = np.array([getattr(refined, name) for name in free])
     fit = least_squares(lambda values: _off(refined, free, values), first, x_scale="jac")
-    for name, value in zip(free, fit.x.tolist(), strict=True):
-        setattr(refined, name, value)
+    found = dict(zip(free, fit.x.tolist(), strict=True))
+    values = [found.get(name, getattr(refined, name)) for name in PARAMETERS]
+    refined.set_param(values)
 
 
 def _errors(refined: Any, fixed: list[str]) -> dict[str, float]:

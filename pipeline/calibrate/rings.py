@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -142,13 +143,27 @@ def fit_peak(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[float, fl
         return None
     u, values, errors = (x[kept] - x[top]) / width, y[kept] / height, sigma[kept] / height
 
-    def residuals(p: np.ndarray) -> np.ndarray:
-        return (p[0] * np.exp(-0.5 * ((u - p[1]) / p[2]) ** 2) + p[3] + p[4] * u - values) / errors
+    # The third parameter is the logarithm of the width, held near what the half height says.
+    def bell(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        z = (u - p[1]) * math.exp(-min(max(p[2], -3.0), 3.0))
+        return z, np.exp(-0.5 * z**2)
 
-    fit = least_squares(residuals, np.array([1.0, 0.0, 1.0, values.min(), 0.0]))
+    def residuals(p: np.ndarray) -> np.ndarray:
+        return (p[0] * bell(p)[1] + p[3] + p[4] * u - values) / errors
+
+    def slopes(p: np.ndarray) -> np.ndarray:
+        z, shape = bell(p)
+        along = p[0] * shape * z * math.exp(-min(max(p[2], -3.0), 3.0))
+        wider = p[0] * shape * z**2
+        return np.stack([shape, along, wider, np.ones(u.size), u], axis=1) / errors[:, None]
+
+    first = np.array([1.0, 0.0, 0.0, values.min(), 0.0])
+    jacobian: Any = slopes  # which scipy's types take for a name
+    fit = least_squares(residuals, first, jacobian, method="lm")
     freedom = max(u.size - 5, 1)
-    covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * max(1.0, 2.0 * fit.cost / freedom)
-    error = np.sqrt(np.diag(covariance))
+    # Rows of J^-1: their squares' sums are the variances, and cannot come out below 0.
+    error = np.linalg.norm(np.linalg.pinv(fit.jac), axis=1)
+    error *= math.sqrt(max(1.0, 2.0 * fit.cost / freedom))
     place = float(x[top] + fit.x[1] * width)
     if not error[0] > 0.0 or abs(fit.x[1]) > 2.0 or not x[0] < place < x[-1]:
         return None
