@@ -11,7 +11,7 @@ from pipeline.config.reduce import AreaReduction
 from pipeline.export import CurveSet, FrameCurve, curve_text, write_nxcansas
 from pipeline.messages import ImageFrame, RunStart, StreamStart, frozen_array
 from pipeline.reduce.corrections.background import Background, read_background, read_curve
-from pipeline.reduce.files import InputError
+from pipeline.reduce.errors import InputError
 from pipeline.reduce.saxs import ReduceSaxs
 from pipeline.reduce.waxs import ReduceWaxs
 from pipeline.replay.images import read_mask
