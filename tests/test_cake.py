@@ -36,6 +36,7 @@ from pipeline.messages import (
     WaxsCake,
     frozen_array,
 )
+from pipeline.messages.frames import Kind
 from pipeline.reduce.cake import CakeIntegrator, ReduceCake, ReduceWaxsCake
 from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
@@ -424,7 +425,7 @@ SETTINGS = AreaReduction(
 )
 
 
-def stream_start(kind="image", run="r", **metadata) -> StreamStart:
+def stream_start(kind: Kind = "image", run="r", **metadata) -> StreamStart:
     mask = np.zeros(SHAPE, np.uint8)
     mask[10:12] = 1
     poni = make_geometry(SHAPE, centre=(0.45, 0.55), rot=(0.05, 0.02, 0.0)).to_poni()

@@ -219,14 +219,25 @@ def split_stripe(
     share = np.empty(2 * (stop - start), np.float32)
     shares = np.empty(64)
     corner_bin, corner_chi = np.empty(4), np.empty(4)
+    per_width = 1.0 / bin_width
     used = 0
     for pixel in range(start, stop):
         i, j = pixel // columns, pixel % columns
         if masked[i, j]:
             continue
-        for k, (m, n) in enumerate(((i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1))):
-            corner_bin[k] = (np.float64(corner[m, n]) - low) / bin_width
-            corner_chi[k] = chi_rad[m, n]
+        corner_bin[0], corner_chi[0] = corner[i, j], chi_rad[i, j]
+        corner_bin[1], corner_chi[1] = corner[i + 1, j], chi_rad[i + 1, j]
+        corner_bin[2], corner_chi[2] = corner[i + 1, j + 1], chi_rad[i + 1, j + 1]
+        corner_bin[3], corner_chi[3] = corner[i, j + 1], chi_rad[i, j + 1]
+        for k in range(4):
+            corner_bin[k] = (corner_bin[k] - low) * per_width
+        single = _single_cell(corner_bin, corner_chi, bins, sectors)
+        if single >= 0:
+            if used == len(cell):
+                offset, cell, share = _longer(offset, 1), _longer(cell, 1), _longer(share, 1)
+            offset[used], cell[used], share[used] = pixel - start, single, 1.0
+            used += 1
+            continue
         first_bin, bin_count, first_sector, sector_count, shares = pixel_cells(
             corner_bin, corner_chi, bins, sectors, level, shares
         )
@@ -246,6 +257,24 @@ def split_stripe(
                 share[used] = part
                 used += 1
     return offset[:used], cell[:used], share[:used]
+
+
+@njit(cache=True, nogil=True)
+def _single_cell(q_bins: np.ndarray, chi_rad: np.ndarray, bins: int, sectors: int) -> int:
+    """The cell that holds all four corners, as most pixels have it; -1 = to be looked at."""
+    low, high = min(q_bins[0], q_bins[2]), max(q_bins[0], q_bins[2])
+    low, high = min(low, min(q_bins[1], q_bins[3])), max(high, max(q_bins[1], q_bins[3]))
+    column = math.floor(low)
+    if column < 0 or column >= bins or high >= column + 1:
+        return -1
+    low, high = min(chi_rad[0], chi_rad[2]), max(chi_rad[0], chi_rad[2])
+    low, high = min(low, min(chi_rad[1], chi_rad[3])), max(high, max(chi_rad[1], chi_rad[3]))
+    scale = sectors / TWO_PI
+    row = math.floor((low + math.pi) * scale)
+    # Pixels over the cut, and that with the beam, come to more than half a turn.
+    if row < 0 or row >= sectors or (high + math.pi) * scale >= row + 1 or high - low > 3.0:
+        return -1
+    return row * bins + column
 
 
 @njit(cache=True, nogil=True)

@@ -44,10 +44,10 @@ class ArrayResult(Result):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class MapResult(Result):
-    """Maps of equal shape stacked into one slab of the array at ``NODE``, of one frame in ``every``.
+    """Maps of equal shape stacked into one slab of the array at ``NODE``, of some frames.
 
-    Slab n is that of frame n * every: only such frames have one. ``AXES`` are the fields of the
-    map's axes in their order, each with its node; ``LINES`` the fields that are maps. ``CONSTANTS``
+    Slab n is that of frame n * every; other frames have none. ``AXES`` are the fields of the map's
+    axes in their order, each with its node; ``LINES`` the fields that are maps. ``CONSTANTS``
     are further maps that do not change from frame to frame, each with its node. Maps are stored as
     float32.
     """
