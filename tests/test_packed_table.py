@@ -66,7 +66,7 @@ def test_sums_are_those_of_the_shares_before_packing(shape, bins, width):
     integrator = Integrator(geometry, shape, config, masked=masked)
     table = integrator._table
     assert len(table.share) + 1 == width
-    assert (len(table.offset) > 0) == (shape != (90, 80)), "small detectors have exact shares only"
+    assert (len(table.place) > 0) == (shape != (90, 80)), "small detectors have exact shares only"
     values = random.uniform(0.5, 2.0, masked.size)
     ours = kernels.bin_sums(table, values, bins)
     expected = exact_sums(integrator, geometry, config, values)
@@ -86,9 +86,9 @@ def test_segments_are_padded_with_the_slot_that_is_zero():
     for segment in range(0, len(lengths), 97):
         stop = table.segment_start[segment + 1]
         pad = int(table.segment_padding[segment])
-        offsets = table.offset[table.segment_start[segment] : stop]
-        assert (offsets == tables.STRIPE_PIXELS).sum() == pad
-        assert (offsets[: len(offsets) - pad] < tables.STRIPE_PIXELS).all()
+        places = table.place[table.segment_start[segment] : stop]
+        assert (places == tables.ZERO_PLACE).sum() == pad
+        assert (places[: len(places) - pad] < tables.ZERO_PLACE).all()
 
 
 def test_plain_python_gives_the_same_table_and_sums():
@@ -202,9 +202,12 @@ def test_lz4_blocks_are_decoded(size, kind):
 def test_lz4_of_anything_stays_within_its_bounds(data, size):
     guard = 77
     source = np.frombuffer(data, np.uint8).copy() if data else np.empty(0, np.uint8)
-    target = np.full(size + blocks.SLACK + 64, guard, np.uint8)
+    whole = np.full(size + blocks.SLACK + 64, guard, np.uint8)
+    target = whole[: size + blocks.SLACK]
+    target[-16:] = 0
     blocks.lz4_block(source, 0, len(source), target, size)
-    assert (target[size + blocks.SLACK :] == guard).all()
+    assert (whole[size + blocks.SLACK :] == guard).all()
+    assert (target[-16:] == 0).all()
 
 
 def test_bits_are_transposed_as_bitshuffle_does():
@@ -235,15 +238,20 @@ def test_a_damaged_block_is_named(at):
         unpacked_counts(bytes(payload), shape, image.dtype)
 
 
-def test_places_in_the_planes_are_all_different_and_fit_16_bits():
+def test_places_are_all_different_and_fit_16_bits():
+    pixels = range(0, tables.STRIPE_PIXELS, 7)
+    places = [tables.place_of(pixel) for pixel in pixels]
+    assert [tables.pixel_at(place) for place in places] == list(pixels)
+    assert len(set(places)) == len(places)
+    assert max(places) < tables.ZERO_PLACE < 65536
+    every = np.array([tables.place_of(k) for k in range(tables.STRIPE_PIXELS)], np.uint16)
+    table_places = np.append(every, np.uint16(tables.ZERO_PLACE))
     for element_bytes in (2, 4):
         size = fused.buffer_size(element_bytes)
         assert size <= 65536
-        offsets = np.arange(tables.STRIPE_PIXELS + 1, dtype=np.uint16)
-        place = fused.plane_order(offsets, element_bytes)
-        assert len(np.unique(place)) == len(offsets)
-        assert place[-1] == size - 1
-        assert place.max() == size - 1
+        found = fused.plane_order(table_places, element_bytes)
+        assert len(np.unique(found)) == len(found)
+        assert found[-1] == found.max() == size - 1
 
 
 def test_the_mean_of_a_ring_does_not_depend_on_how_much_is_packed():

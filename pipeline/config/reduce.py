@@ -103,7 +103,8 @@ class AreaReduction(Section):
     Si(111) monochromator if absent."""
     beam_size_um: tuple[float, float] = (0.0, 0.0)
     """Standard deviations of the beam's profile on the detector (sample's size and divergence
-    together), along rows' and columns' direction, for the resolution of q."""
+    together), along the rows' direction (axis 2) and the columns' (axis 1), for the resolution of
+    q."""
 
     error_model: Literal["poisson", "azimuthal", "hybrid"] = "poisson"
     """Where sigma comes from: counting statistics, the scatter of the pixels along the ring, or
@@ -125,19 +126,21 @@ class AreaReduction(Section):
     absolute_scale: float | None = Field(default=None, gt=0)
     """Factor to 1/cm: 1 / (nominal flux in photons/s x solid angle in sr of the pixel at the point
     of normal incidence). I = factor * counts / (relative solid angle * polarisation * monitor *
-    transmission * exposure_s * thickness_cm). ``nucleate calibrate absolute`` finds it. The
-    stream's own value if absent; if neither gives one, the scale is arbitrary."""
+    transmission * exposure_s * thickness_cm). ``nucleate calibrate absolute`` finds it, to 2.6 % at
+    best with glassy carbon. The stream's own value if absent; if neither gives one, the scale is
+    arbitrary."""
     thickness_cm: float | None = Field(default=None, gt=0)
     """Path through the sample; the stream's own value if absent. If neither gives one, the scale
     is arbitrary."""
     background_file: str | None = None
-    """Curve to be subtracted, in the units of the reduced curve: text file of q in 1/nm, I and
-    sigma."""
+    """Curve to be subtracted, in the units of the reduced curve: text of q, I and sigma (q in 1/nm,
+    unless the header of ``nucleate export`` says 1/A), or NXcanSAS with one entry. Outside of its
+    range of q the curve is NaN."""
     background_scale: float = Field(default=1.0, gt=0)
     """Factor of the background, e.g. the solvent's volume fraction."""
     background_transmission: Interval | None = None
-    """Transmission that the background's curve is yet to be divided by, and its standard error;
-    absent = that was done before."""
+    """Transmission that the background's curve is yet to be divided by, and its standard error
+    (common to all bins, but counted in sigma of each); absent = that was done before."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

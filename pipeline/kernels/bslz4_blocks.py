@@ -22,8 +22,9 @@ from pipeline.kernels.integration import INVALID
 BLOCK_BYTES = 8192
 """Of a block; what bitshuffle chooses for elements of 1 to 4 bytes, and detectors send."""
 
-SLACK = 32
-"""Bytes that a decoded block's buffer must have beyond its end: copies are 16 bytes at a time."""
+SLACK = 48
+"""Bytes that a decoded block's buffer must have beyond its end: copies are 16 bytes at a time, and
+the last 16 of the buffer must be 0 and stay so."""
 
 _STEP = 16
 _SHORTEST_MATCH = 4
@@ -63,7 +64,7 @@ def lz4_block(source: np.ndarray, start: int, stop: int, target: np.ndarray, siz
     start, stop
         Where it lies.
     target
-        (size + SLACK or more,) uint8, filled on return.
+        (size + SLACK or more,) uint8, filled on return; its last 16 bytes must be 0.
     size
         Bytes that the block must give.
 
@@ -87,8 +88,11 @@ def lz4_block(source: np.ndarray, start: int, stop: int, target: np.ndarray, siz
                 at += one
         if length > end - at or length > wanted - filled:
             return False
+        # Most literals and matches are short: one or two copies that ask for no length are taken
+        # much faster than a loop whose end the processor has to guess.
         if at + length + step <= safe:
-            done = np.uint64(0)
+            _copy_16(target, filled, source, at)  # pyright: ignore
+            done = step
             while done < length:
                 _copy_16(target, filled + done, source, at + done)  # pyright: ignore
                 done += step
@@ -124,7 +128,13 @@ def _repeat(target, filled, distance, length):
     """Copy ``length`` bytes from ``distance`` before ``filled``, which may overlap, to there."""
     step = np.uint64(_STEP)
     done = np.uint64(0)
-    if distance < step:
+    if distance == np.uint64(1) and target[filled - np.uint64(1)] == 0:
+        # The commonest of all: an empty stretch of a plane.
+        zeros = np.uint64(len(target)) - step
+        while done < length:
+            _copy_16(target, filled + done, target, zeros)  # pyright: ignore
+            done += step
+    elif distance < step:
         # One period of the pattern at a time, until a step no longer reads what it writes.
         far = distance
         while far < step:
@@ -133,6 +143,10 @@ def _repeat(target, filled, distance, length):
             target[filled + k] = target[filled + k - distance]
         done = min(far, length)
         distance = far
+    else:
+        _copy_16(target, filled, target, filled - distance)  # pyright: ignore
+        _copy_16(target, filled + step, target, filled + step - distance)  # pyright: ignore
+        done = step + step
     while done < length:
         # pyright does not know that the compiler's own first argument is not ours to give.
         _copy_16(target, filled + done, target, filled + done - distance)  # pyright: ignore

@@ -15,7 +15,7 @@ from numba import njit
 
 from pipeline.kernels.bslz4_blocks import BLOCK_BYTES, SLACK, block_counts, lz4_block
 from pipeline.kernels.integration import INVALID, add_stripe, finish, start_sums
-from pipeline.kernels.packed_table import STRIPE_PIXELS, PackedTable
+from pipeline.kernels.packed_table import STRIPE_PIXELS, ZERO_PLACE, PackedTable, pixel_at
 
 HEADER_BYTES = 12
 """Of a payload, before its first block: see `pipeline.bus.bslz4`."""
@@ -37,36 +37,36 @@ def buffer_size(element_bytes: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def plane_order(offset: np.ndarray, element_bytes: int) -> np.ndarray:
-    """Where the pixels of a table stand in the buffer of a stripe.
+def plane_order(place: np.ndarray, element_bytes: int) -> np.ndarray:
+    """Where the pixels of a table stand in a stripe's buffer in the order of the planes.
 
     Parameters
     ----------
-    offset
-        (entries,) uint16, pixels within their stripe, STRIPE_PIXELS = the slot that is 0.
+    place
+        (entries,) uint16, of a `PackedTable`.
     element_bytes
         2 or 4.
 
     Returns
     -------
-    place
+    plane_place
         (entries,) uint16.
     """
     per_block = BLOCK_BYTES // element_bytes
     row = per_block // _GROUP + _GAP
-    place = np.empty(len(offset), np.uint16)
-    for k in range(len(offset)):
-        pixel = np.int64(offset[k])
-        if pixel == STRIPE_PIXELS:
-            place[k] = buffer_size(element_bytes) - 1
-        else:
-            block, within = pixel // per_block, pixel % per_block
-            place[k] = (block * _GROUP + within % _GROUP) * row + within // _GROUP
-    return place
+    found = np.empty(len(place), np.uint16)
+    for k in range(len(place)):
+        if place[k] == ZERO_PLACE:
+            found[k] = buffer_size(element_bytes) - 1
+            continue
+        pixel = pixel_at(np.int64(place[k]))
+        block, within = pixel // per_block, pixel % per_block
+        found[k] = (block * _GROUP + within % _GROUP) * row + within // _GROUP
+    return found
 
 
 @njit(cache=True, nogil=True)
-def load_stripe(
+def unpack_stripe(
     payload: np.ndarray,
     at: int,
     pixels: int,
@@ -147,11 +147,11 @@ def load_bslz4(
     """
     per_block = BLOCK_BYTES // element_bytes
     lines = _stripe_lines(element_bytes)[1]
-    planes = np.empty(BLOCK_BYTES + SLACK, np.uint8)
+    planes = np.zeros(BLOCK_BYTES + SLACK, np.uint8)
     at = HEADER_BYTES
     for start in range(0, len(counts), STRIPE_PIXELS):
         pixels = min(len(counts) - start, STRIPE_PIXELS)
-        at, damaged = load_stripe(payload, at, pixels, element_bytes, valid_below, planes, lines)
+        at, damaged = unpack_stripe(payload, at, pixels, element_bytes, valid_below, planes, lines)
         if damaged >= 0:
             return start // per_block + damaged
         for pixel in range(pixels):
@@ -190,7 +190,7 @@ def integrate_bslz4(
     table, weights, darks, norms, dark_sums
         As for `integrate`.
     place, exact_place
-        `plane_order` of the table's ``offset`` and ``exact_offset``.
+        `plane_order` of the table's ``place`` and ``exact_place``.
 
     Returns
     -------
@@ -200,12 +200,12 @@ def integrate_bslz4(
         (bins,), NaN where no valid pixel is, or if a block is damaged.
     """
     counts, lines = _stripe_lines(element_bytes)
-    planes = np.empty(BLOCK_BYTES + SLACK, np.uint8)
+    planes = np.zeros(BLOCK_BYTES + SLACK, np.uint8)
     sums = start_sums(table, norms, dark_sums)
     at = HEADER_BYTES
     for stripe in range(len(table.stripe_segment) - 1):
         start = stripe * STRIPE_PIXELS
-        at, damaged = load_stripe(
+        at, damaged = unpack_stripe(
             payload,
             at,
             min(pixels - start, STRIPE_PIXELS),

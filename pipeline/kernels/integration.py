@@ -19,7 +19,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipeline.kernels.packed_table import STRIPE_PIXELS, WHOLE, PackedTable
+from pipeline.kernels.packed_table import (
+    RUN_PIXELS,
+    STRIPE_PIXELS,
+    WHOLE,
+    ZERO_PLACE,
+    PackedTable,
+    pixel_at,
+    place_of,
+)
 
 # Stands for an invalid pixel: finite in float32.
 INVALID = np.float32(1e30)
@@ -49,6 +57,25 @@ def load_counts(image: np.ndarray, valid_below: np.float32, counts: np.ndarray) 
 
 
 @njit(cache=True, nogil=True)
+def load_stripe(image: np.ndarray, valid_below: np.float32, counts: np.ndarray) -> None:
+    """As `load_counts`, to the places that a `PackedTable` gives to a stripe's pixels.
+
+    Parameters
+    ----------
+    image
+        (pixels,) of the stripe.
+    valid_below
+        As for `load_counts`.
+    counts
+        (ZERO_PLACE + 1,) float32, filled on return but for its gaps.
+    """
+    for start in range(0, len(image), RUN_PIXELS):
+        place = place_of(start)
+        run = image[start : start + RUN_PIXELS]
+        load_counts(run, valid_below, counts[place : place + RUN_PIXELS])
+
+
+@njit(cache=True, nogil=True)
 def bin_sums(table: PackedTable, values: np.ndarray, bins: int) -> np.ndarray:
     """Sum over each bin's pixels of share times value.
 
@@ -74,14 +101,14 @@ def bin_sums(table: PackedTable, values: np.ndarray, bins: int) -> np.ndarray:
             b = table.segment_bin[s]
             stop = table.segment_start[s + 1] - table.segment_padding[s]
             for k in range(table.segment_start[s], stop):
-                value = values[base + table.offset[k]]
+                value = values[base + pixel_at(np.int64(table.place[k]))]
                 left = WHOLE
                 for part in range(width - 1):
                     sums[b + part] += table.share[part, k] * value / WHOLE
                     left -= table.share[part, k]
                 sums[b + width - 1] += left * value / WHOLE
         for k in range(table.stripe_exact[stripe], table.stripe_exact[stripe + 1]):
-            value = values[base + table.exact_offset[k]]
+            value = values[base + pixel_at(np.int64(table.exact_place[k]))]
             sums[table.exact_bin[k]] += table.exact_share[k] * value
     return sums[:bins]
 
@@ -118,13 +145,13 @@ def integrate(
         (bins,), NaN where no valid pixel is.
     """
     sums = start_sums(table, norms, dark_sums)
-    counts = np.empty(STRIPE_PIXELS + 1, np.float32)
-    counts[STRIPE_PIXELS] = _ZERO
+    counts = np.full(ZERO_PLACE + 1, INVALID)
+    counts[ZERO_PLACE] = _ZERO
     for stripe in range(len(table.stripe_segment) - 1):
         base = stripe * STRIPE_PIXELS
         stop = min(base + STRIPE_PIXELS, len(image))
-        load_counts(image[base:stop], valid_below, counts)
-        add_stripe(counts, stripe, table, table.offset, table.exact_offset, weights, darks, sums)
+        load_stripe(image[base:stop], valid_below, counts)
+        add_stripe(counts, stripe, table, table.place, table.exact_place, weights, darks, sums)
     return finish(sums, len(norms))
 
 
@@ -181,8 +208,8 @@ def add_stripe(
     table, weights, darks
         As for `integrate`.
     place, exact_place
-        uint16, where in ``counts`` the pixels of the table stand: its ``offset`` and
-        ``exact_offset`` if they are in the order of memory.
+        uint16, where in ``counts`` the pixels of the table stand: its own ``place`` and
+        ``exact_place`` for counts from `load_stripe`.
     sums
         From `start_sums`, added to.
     """
@@ -231,11 +258,11 @@ def add_stripe(
 # One function for each width of the table, so that nothing is decided in the loop. A padding entry
 # has all of its share in the last bin, and no count: its max(0, 1) is taken off again.
 @njit(cache=True, nogil=True)
-def _add_2(counts, offset, share, starts, bins, padding, sums, betrayed):
+def _add_2(counts, place, share, starts, bins, padding, sums, betrayed):
     """Add segments of pixels in two bins; the numbers of those with invalid pixels are kept."""
     found = 0
     for s in range(len(bins)):
-        t0, t1, v0, v1, total = _sum_2(counts, offset, share, starts[s], starts[s + 1])
+        t0, t1, v0, v1, total = _sum_2(counts, place, share, starts[s], starts[s + 1])
         if total > _INVALID_SUM:
             betrayed[found] = s
             found += 1
@@ -249,11 +276,11 @@ def _add_2(counts, offset, share, starts, bins, padding, sums, betrayed):
 
 
 @njit(cache=True, nogil=True)
-def _add_3(counts, offset, share_0, share_1, starts, bins, padding, sums, betrayed):
+def _add_3(counts, place, share_0, share_1, starts, bins, padding, sums, betrayed):
     """The same for pixels in three bins."""
     found = 0
     for s in range(len(bins)):
-        t0, t1, t2, v0, v1, v2 = _sum_3(counts, offset, share_0, share_1, starts[s], starts[s + 1])
+        t0, t1, t2, v0, v1, v2 = _sum_3(counts, place, share_0, share_1, starts[s], starts[s + 1])
         if t0 + t1 + t2 > _INVALID_SUM:
             betrayed[found] = s
             found += 1
@@ -269,12 +296,12 @@ def _add_3(counts, offset, share_0, share_1, starts, bins, padding, sums, betray
 
 
 @njit(cache=True, nogil=True)
-def _add_4(counts, offset, share, starts, bins, padding, sums, betrayed):
+def _add_4(counts, place, share, starts, bins, padding, sums, betrayed):
     """The same for pixels in four bins."""
     found = 0
     for s in range(len(bins)):
         t0, t1, t2, t3, v0, v1, v2, v3 = _sum_4(
-            counts, offset, share[0], share[1], share[2], starts[s], starts[s + 1]
+            counts, place, share[0], share[1], share[2], starts[s], starts[s + 1]
         )
         if t0 + t1 + t2 + t3 > _INVALID_SUM:
             betrayed[found] = s
@@ -297,11 +324,11 @@ def _add_4(counts, offset, share, starts, bins, padding, sums, betrayed):
 # times faster. The fifth sum of `_sum_2` is there for the compiler as well: with four it takes two
 # vectors a round, which at the length of a segment is 1.5 times slower.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _sum_2(counts, offset, share, start, stop):
+def _sum_2(counts, place, share, start, stop):
     """Of c x and (65535 - c) x, of c^2 max(x, 1) and (65535 - c)^2 max(x, 1), and of x."""
     t0 = t1 = v0 = v1 = total = _ZERO
     for k in range(np.uint64(start), np.uint64(stop)):
-        x = counts[np.uint64(offset[k])]
+        x = counts[np.uint64(place[k])]
         c0 = np.float32(np.int32(share[k]))
         c1 = np.float32(WHOLE) - c0
         m = max(x, _ONE)
@@ -314,11 +341,11 @@ def _sum_2(counts, offset, share, start, stop):
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _sum_3(counts, offset, share_0, share_1, start, stop):
+def _sum_3(counts, place, share_0, share_1, start, stop):
     """The same for pixels in three bins."""
     t0 = t1 = t2 = v0 = v1 = v2 = _ZERO
     for k in range(np.uint64(start), np.uint64(stop)):
-        x = counts[np.uint64(offset[k])]
+        x = counts[np.uint64(place[k])]
         c0 = np.float32(np.int32(share_0[k]))
         c1 = np.float32(np.int32(share_1[k]))
         c2 = np.float32(WHOLE) - c0 - c1
@@ -333,11 +360,11 @@ def _sum_3(counts, offset, share_0, share_1, start, stop):
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _sum_4(counts, offset, share_0, share_1, share_2, start, stop):
+def _sum_4(counts, place, share_0, share_1, share_2, start, stop):
     """The same for pixels in four bins."""
     t0 = t1 = t2 = t3 = v0 = v1 = v2 = v3 = _ZERO
     for k in range(np.uint64(start), np.uint64(stop)):
-        x = counts[np.uint64(offset[k])]
+        x = counts[np.uint64(place[k])]
         c0 = np.float32(np.int32(share_0[k]))
         c1 = np.float32(np.int32(share_1[k]))
         c2 = np.float32(np.int32(share_2[k]))
@@ -369,7 +396,7 @@ def _add_valid(counts, stripe, s, table, place, weights, darks, sums):
             left -= share
             _add_pixel(
                 counts[place[k]],
-                stripe * STRIPE_PIXELS + table.offset[k],
+                stripe * STRIPE_PIXELS + pixel_at(np.int64(table.place[k])),
                 share / WHOLE,
                 b + part,
                 weights,
@@ -384,7 +411,7 @@ def _add_exact(counts, stripe, table, place, weights, darks, sums):
     for k in range(table.stripe_exact[stripe], table.stripe_exact[stripe + 1]):
         _add_pixel(
             counts[place[k]],
-            stripe * STRIPE_PIXELS + table.exact_offset[k],
+            stripe * STRIPE_PIXELS + pixel_at(np.int64(table.exact_place[k])),
             np.float64(table.exact_share[k]),
             table.exact_bin[k],
             weights,

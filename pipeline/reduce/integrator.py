@@ -204,8 +204,8 @@ class Integrator:
         item = dtype.itemsize
         if item not in self._places:
             self._places[item] = (
-                plane_order(self._table.offset, item),
-                plane_order(self._table.exact_offset, item),
+                plane_order(self._table.place, item),
+                plane_order(self._table.exact_place, item),
             )
         damaged, intensity, sigma = integrate_bslz4(
             np.frombuffer(payload, np.uint8),

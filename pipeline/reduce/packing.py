@@ -25,7 +25,7 @@ from pipeline.reduce.binning import Binning
 _log = logging.getLogger(__name__)
 
 # Enters the names of cached tables: to be raised when a table's content changes.
-_FORMAT = 1
+_FORMAT = 2
 # Tables of the largest detectors take 40 to 80 MB; the oldest go.
 _MOST_CACHED = 20
 
@@ -65,17 +65,17 @@ def pack(
                 starts,
             )
         )
-    offset, share, segment_bin, length, padding, exact, exact_bin, exact_share = zip(
+    place, share, segment_bin, length, padding, exact_place, exact_bin, exact_share = zip(
         *parts, strict=True
     )
     return PackedTable(
-        offset=np.concatenate(offset),
+        place=np.concatenate(place),
         share=np.ascontiguousarray(np.concatenate(share, axis=1)),
         segment_bin=np.concatenate(segment_bin),
         segment_start=_starts(np.concatenate(length)),
         segment_padding=np.concatenate(padding),
         stripe_segment=_starts(np.array([len(part) for part in segment_bin])),
-        exact_offset=np.concatenate(exact),
+        exact_place=np.concatenate(exact_place),
         exact_bin=np.concatenate(exact_bin),
         exact_share=np.concatenate(exact_share),
         stripe_exact=_starts(np.array([len(part) for part in exact_bin])),
