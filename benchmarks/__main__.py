@@ -1,6 +1,6 @@
 """All measurements, or those that are named.
 
-python -m benchmarks [integration | fit | bus | latency | rate]... [--quick]
+python -m benchmarks [integration | rings | cake | fit | bus | latency | rate]... [--quick]
 """
 
 from __future__ import annotations
@@ -16,6 +16,18 @@ def _integration(quick: bool) -> None:
     from benchmarks import integration
 
     integration.main(["--frame", "1024 x 1024 u16", "--rounds", "5"] if quick else [])
+
+
+def _rings(quick: bool) -> None:
+    from benchmarks import rings
+
+    rings.main(rounds=3 if quick else 9)
+
+
+def _cake(quick: bool) -> None:
+    from benchmarks import cake
+
+    cake.main(["--rounds", "3"] if quick else [])
 
 
 def _fit(quick: bool) -> None:
@@ -44,6 +56,8 @@ def _rate(quick: bool) -> None:
 
 BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "integration": _integration,
+    "rings": _rings,
+    "cake": _cake,
     "fit": _fit,
     "bus": _bus,
     "latency": _latency,

@@ -93,14 +93,14 @@ def measure(name: str, rounds: int) -> None:
         print(f"  {split}: from pyFAI by {shown} sigma in 50, 99 and 99.9 % of the cells")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--frame", choices=list(FRAMES), action="append")
-    arguments = parser.parse_args()
-    for name in arguments.frame or FRAMES:
-        measure(name, arguments.rounds)
+    options = parser.parse_args(arguments)
+    for name in options.frame or FRAMES:
+        measure(name, options.rounds)
 
 
 if __name__ == "__main__":

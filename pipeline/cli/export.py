@@ -152,7 +152,7 @@ def _look_up(http: TiledHttp, run: str, stream: str) -> tuple[CurveSet, Ledger]:
         metadata.get("start") or {},
         q_per_nm,
         q_resolution_per_nm=http.array(f"{run}/{stream}/q_resolution", "", np.float64),
-        stream_facts=http.metadata(f"{run}/{stream}"),
+        stream_facts=http.metadata(f"{run}/{stream}/curves"),
         concentrations_um=columns,
     )
     return curves, ledger

@@ -95,9 +95,10 @@ def curve_set(
 ) -> CurveSet:
     """Put together what a server has on the curves of a stream.
 
-    Curves are absolute if the stream's own metadata say so (``absolute``). Where they say nothing,
-    curves are absolute if images were reduced with a scale and a thickness out of the config, or if
-    any of ``concentrations_um`` is finite: the fit gives none without a scale.
+    Curves are absolute if the metadata of their node say so (``absolute``). Where they say nothing,
+    as those of older runs, curves are absolute if images were reduced with a scale and a thickness
+    out of the config, or if any of ``concentrations_um`` is finite: the fit gives none without a
+    scale.
     """
     known = (stream_facts or {}).get("absolute")
     if known is None:

@@ -99,15 +99,15 @@ class PackedTable(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def place_of(pixel: int) -> int:
+def place_of(pixel: int | np.integer) -> int:
     """Place in a stripe's buffer of a pixel, both counted from the stripe's first."""
-    return pixel + pixel // RUN_PIXELS * GAP
+    return int(pixel + pixel // RUN_PIXELS * GAP)
 
 
 @njit(cache=True, nogil=True)
-def pixel_at(place: int) -> int:
+def pixel_at(place: int | np.integer) -> int:
     """Pixel of a stripe that stands at a place of its buffer."""
-    return place - place // (RUN_PIXELS + GAP) * GAP
+    return int(place - place // (RUN_PIXELS + GAP) * GAP)
 
 
 @njit(cache=True, nogil=True)

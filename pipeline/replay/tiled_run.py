@@ -238,8 +238,17 @@ def _column(group: Any, keys: list[str], suffix: str, count: int) -> np.ndarray 
     return values if len(values) == count else None
 
 
+def _are_absolute(node: Any, stream: str, curves: Any) -> bool:
+    """Whether stored curves are in 1/cm."""
+    known = curves.metadata.get("absolute")
+    if known is not None:
+        return bool(known)
+    # Of an older run: concentrations were only made of such curves, and only of small angles.
+    return stream == "saxs" and _has_concentrations(node)
+
+
 def _has_concentrations(node: Any) -> bool:
-    """Whether stored curves are in 1/cm: only then were concentrations made of them."""
+    """Whether concentrations were found."""
     populations = _get(node, "saxs/populations")
     if populations is None:
         return False
@@ -260,8 +269,7 @@ def _result_streams(node: Any, run: str, _replay: ReplayFormat) -> Iterator[Stre
         metadata = {
             "source": str(node.uri),
             "sigma": "recorded",
-            # Of wide angles nothing is counted, so nothing tells whether their scale is known.
-            "absolute": stream == "saxs" and _has_concentrations(node),
+            "absolute": _are_absolute(node, stream, curves),
             # What is stored is what was left after it.
             "background_subtracted": True,
         }

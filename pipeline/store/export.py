@@ -143,7 +143,7 @@ async def _read(node: Any, request: Request) -> tuple[CurveSet, list[FrameCurve]
         node.metadata()["start"],
         await _values(q),
         q_resolution_per_nm=None if resolution is None else await _values(resolution),
-        stream_facts=(await node.lookup_adapter([stream])).metadata(),
+        stream_facts=slabs.metadata(),
         concentrations_um=await _concentrations(node) if stream == "saxs" else (),
     )
     block = await slabs.read(NDSlice(slice(numbers[0], numbers[-1] + 1)))

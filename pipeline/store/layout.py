@@ -124,6 +124,18 @@ class ArrayNode:
         """This node's result of a frame, if it has one."""
         return next((r for r in message.results if self.path == r.NODE), None)
 
+    def facts(self, result: Result) -> dict[str, Any]:
+        """What a result says of itself apart from arrays: metadata of the node, the same for all.
+
+        Of a curve, whether it is ``absolute``.
+        """
+        values = {field.name: getattr(result, field.name) for field in fields(result)}
+        return {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, bool | int | float | str) and name not in ("frame", "time_s")
+        }
+
     def along_axis(self, result: Result) -> dict[str, np.ndarray]:
         """By node: the axis (n,), and each constant that is known, (n,)."""
         axis = np.asarray(getattr(result, self.axis))

@@ -133,10 +133,10 @@ class RunContainer:
             )
         return len(table["frame"].read())
 
-    def array(self, path: str, shape: tuple[int, ...]) -> int:
+    def array(self, path: str, shape: tuple[int, ...], facts: Mapping[str, Any]) -> int:
         """Make an array of one NaN chunk of frames, if it is missing; how many it has."""
         empty = np.full((CHUNK_FRAMES, *shape), np.nan)
-        if self._make(path, _array_source(empty)):
+        if self._make(path, _array_source(empty), facts):
             self.data.patch(self.segments(path), empty, 0)
             return CHUNK_FRAMES
         return int(self._node(path).shape[0])
@@ -302,7 +302,7 @@ class StreamWriter:
             shape = (len(node.lines), len(along[node.axis_path]))
             for path, values in along.items():
                 self._container.axis(path, values)
-            self._slabs[node.path] = self._container.array(node.path, shape)
+            self._slabs[node.path] = self._container.array(node.path, shape, node.facts(result))
             self._blanks[node.path] = np.full((1, *shape), np.nan)
             if self._container.data.publishes:
                 self._container.live_array(f"{LIVE}/{node.path}", shape)
