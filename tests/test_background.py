@@ -78,8 +78,8 @@ def test_sigma_is_the_scatter_of_repeated_measurements(tmp_path):
     assert np.corrcoef(z[:, 3], z[:, 4])[0, 1] > 0.2
 
 
-def exported(absolute=False):
-    curves = CurveSet("r", "saxs", Q, None, absolute, {})
+def exported(absolute=False, resolution=None):
+    curves = CurveSet("r", "saxs", Q, resolution, absolute, {})
     return curves, FrameCurve(3, 1.5, 1.0 + Q, np.full(Q.size, 0.25))
 
 
@@ -93,10 +93,43 @@ def test_what_is_exported_is_read_in_whatever_unit(tmp_path, unit):
         np.testing.assert_allclose(q, Q, rtol=1e-8)
         np.testing.assert_allclose(intensity, 1.0 + Q, rtol=1e-8)
         np.testing.assert_allclose(sigma, 0.25)
-        assert not read_curve(tmp_path / name).absolute
-    curves, frame = exported(absolute=True)
-    (tmp_path / "c.txt").write_text(curve_text(curves, frame, unit))
-    assert read_curve(tmp_path / "c.txt").absolute
+        assert read_curve(tmp_path / name).absolute is False
+    curves, frame = exported(absolute=True, resolution=0.01 * Q)
+    text = curve_text(curves, frame, unit)
+    (tmp_path / "c.txt").write_text(text)
+    write_nxcansas(tmp_path / "c.h5", curves, [frame], unit)
+    assert f"sigma (1/cm), dQ ({unit})\n" in text
+    to_unit = {"1/A": 0.1, "1/nm": 1.0}[unit]
+    table = np.loadtxt(tmp_path / "c.txt")
+    np.testing.assert_allclose(table[:, 3], 0.01 * Q * to_unit, rtol=1e-8)
+    for name in ("c.txt", "c.h5"):
+        curve = read_curve(tmp_path / name)
+        assert curve.absolute is True
+        np.testing.assert_allclose(curve.q_per_nm, Q, rtol=1e-8)
+        np.testing.assert_allclose(curve.sigma, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("told", "of_file"),
+    [("1/cm", True), ("cm^-1", True), ("arbitrary", False), ("a.u.", False), (None, None)],
+)
+def test_scales_that_differ_are_refused(tmp_path, told, of_file):
+    header = "" if told is None else f"columns: q (1/nm), I ({told}), sigma ({told})"
+    path = write_text(tmp_path / "b.txt", Q, 1.0 + Q, np.full(Q.size, 0.1), header)
+    assert read_curve(path).absolute is of_file
+    settings = AreaReduction(background_file=str(path))
+    for of_curves in (True, False, None):
+        if of_file is None or of_curves is None or of_file == of_curves:
+            np.testing.assert_allclose(Background(settings, Q, of_curves).value, 1.0 + Q)
+            continue
+        with pytest.raises(InputError) as caught:
+            Background(settings, Q, of_curves)
+        expected, got = ("in 1/cm", "arbitrary scale") if of_curves else ("arbitrary", "1/cm")
+        line = str(caught.value)
+        assert line.startswith(f"{path}: expected a background")
+        assert expected in line.partition(", got ")[0]
+        assert got in line.partition(", got ")[2]
+        assert "absolute_scale" in line
 
 
 def test_nxcansas_of_somebody_else(tmp_path):
@@ -124,6 +157,23 @@ def test_what_cannot_be_subtracted_is_told_in_one_line(tmp_path):
     (tmp_path / "not.h5").write_text("text")
     (tmp_path / "two.txt").write_text("1 2\n3 4\n")
     (tmp_path / "word.txt").write_text("1 2 x\n3 4 5\n")
+    (tmp_path / "five.txt").write_text("1 2 3 4 5\n3 4 5 6 7\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "head.txt").write_text("# columns: q (1/A), I (1/cm), sigma (1/cm)\n\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe1 2 3")
+    for name, values, mask in (
+        ("text.h5", np.array([b"0.1", b"0.2"]), np.zeros(2, "i1")),
+        ("complex.h5", np.array([0.1, 0.2 + 1j]), np.zeros(2, "i1")),
+        ("mask.h5", np.array([0.1, 0.2]), np.array([b"no", b"no"])),
+    ):
+        write_nxcansas(tmp_path / name, curves, [frame])
+        with h5py.File(tmp_path / name, "r+") as file:
+            data = file["frame_000003/sasdata"]
+            for column in ("Q", "I", "Idev", "Mask"):
+                del data[column]
+            data["Q"], data["Mask"] = values, mask
+            data["Q"].attrs["units"] = "1/nm"
+            data["I"], data["Idev"] = np.ones(2), np.ones(2)
     write_text(tmp_path / "far.txt", [5, 6], [1, 1], [1, 1])
     write_text(tmp_path / "fall.txt", [2, 1], [1, 1], [1, 1])
     write_text(tmp_path / "unit.txt", [1, 2], [1, 1], [1, 1], "columns: q (furlong), I (1/cm), s")
@@ -133,6 +183,13 @@ def test_what_cannot_be_subtracted_is_told_in_one_line(tmp_path):
         "not.h5": "as NXcanSAS",
         "two.txt": "rows of q, I, sigma",
         "word.txt": "columns q, I, sigma",
+        "five.txt": "rows of q, I, sigma (and dQ), got a table of (2, 5)",
+        "empty.txt": "rows of q, I, sigma (and dQ), got a table of (0, 0)",
+        "head.txt": "rows of q, I, sigma (and dQ), got a table of (0, 0)",
+        "bytes.txt": "columns q, I, sigma",
+        "text.h5": "/frame_000003/sasdata/Q: expected real numbers, got text",
+        "complex.h5": "/frame_000003/sasdata/Q: expected real numbers, got complex128",
+        "mask.h5": "/frame_000003/sasdata/Mask: expected whole numbers, got text",
         "far.txt": "expected q between 0.1 and 2 1/nm, got 5 to 6",
         "fall.txt": "rising q",
         "unit.txt": "the unit 'furlong'",

@@ -304,7 +304,7 @@ def test_one_frame_as_text(export: Callable[..., Done], stored: Stored, tmp_path
     assert done.out == f"{path.name}: 1 frame\n"
     columns = np.loadtxt(path)
     there = usable(HALF_EMPTY)
-    expected = [Q / 10, intensity(HALF_EMPTY), 0.02 * intensity(HALF_EMPTY)]
+    expected = [Q / 10, intensity(HALF_EMPTY), 0.02 * intensity(HALF_EMPTY), RESOLUTION / 10]
     np.testing.assert_allclose(columns.T, np.array(expected)[:, there], rtol=1e-8)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for line in (
@@ -314,13 +314,18 @@ def test_one_frame_as_text(export: Callable[..., Done], stored: Stored, tmp_path
         "# description: curves whose values follow from the frame number",
         "# wavelength: 1.23984198 A",
         "# software: python 3.11.1, nucleate 0.1.0",
-        "# columns: q (1/A), I (1/cm), sigma (1/cm)",
+        "# dQ: resolution, one standard deviation of q",
+        "# columns: q (1/A), I (1/cm), sigma (1/cm), dQ (1/A)",
     ):
         assert line in header
     (data,) = load(path)
     np.testing.assert_allclose(data.x, Q[there] / 10, rtol=1e-8)
     np.testing.assert_allclose(data.y, intensity(HALF_EMPTY)[there], rtol=1e-8)
     np.testing.assert_allclose(data.dy, 0.02 * intensity(HALF_EMPTY)[there], rtol=1e-8)
+    np.testing.assert_allclose(data.dx, RESOLUTION[there] / 10, rtol=1e-8)
+    assert export("--stream", "waxs", "--frame", "1", "--format", "text", "--to", "w.txt").code == 0
+    assert np.loadtxt(tmp_path / "w.txt").shape[1] == 3
+    assert "sigma (arbitrary)\n" in (tmp_path / "w.txt").read_text()
 
 
 def test_text_of_a_range_is_a_folder_and_may_be_a_background(

@@ -1,4 +1,4 @@
-"""One curve as three columns of text."""
+"""One curve as columns of text: three, or four where the resolution of q is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pipeline.export.facts import Facts, one_line
 def curve_text(curves: CurveSet, curve: FrameCurve, unit: str = "1/A") -> str:
     """q, I and sigma of one frame below a header of comments; bins without a value are left out.
 
-    Numbers have 9 significant digits: more than a float32 holds. Text in 1/nm can be used as a
+    Where the run knows it, dQ follows as a fourth column: the standard deviation of q, where
+    SasView looks for it. Numbers have 9 significant digits: more than a float32 holds. Text in 1/nm can be used as a
     config's ``background_file``.
 
     Raises
@@ -21,9 +22,11 @@ def curve_text(curves: CurveSet, curve: FrameCurve, unit: str = "1/A") -> str:
     """
     usable = curves.usable(curve)
     q = curves.q_per_nm[usable] * Q_UNITS[unit]
-    columns = zip(q, curve.intensity[usable], curve.sigma[usable], strict=True)
+    columns = [q, curve.intensity[usable], curve.sigma[usable]]
+    if curves.q_resolution_per_nm is not None:
+        columns.append(curves.q_resolution_per_nm[usable] * Q_UNITS[unit])
     lines = [f"# {line}" for line in _header(curves, curve, unit)]
-    lines += [f"{q:.8e} {intensity:.8e} {sigma:.8e}" for q, intensity, sigma in columns]
+    lines += [" ".join(f"{value:.8e}" for value in row) for row in zip(*columns, strict=True)]
     return "\n".join(lines) + "\n"
 
 
@@ -44,8 +47,13 @@ def _header(curves: CurveSet, curve: FrameCurve, unit: str) -> Iterator[str]:
         yield f"distance: {facts.distance_m:.9g} m"
     yield f"intensity: {scale}"
     yield "sigma: one standard deviation"
+    resolution = ""
+    if curves.q_resolution_per_nm is not None:
+        yield "dQ: resolution, one standard deviation of q"
+        resolution = f", dQ ({unit})"
     if facts.software:
         yield f"software: {facts.software}"
     if facts.config_sha256:
         yield f"config sha256: {facts.config_sha256}"
-    yield f"columns: q ({unit}), I ({curves.intensity_unit}), sigma ({curves.intensity_unit})"
+    intensity = curves.intensity_unit
+    yield f"columns: q ({unit}), I ({intensity}), sigma ({intensity}){resolution}"

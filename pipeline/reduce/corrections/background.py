@@ -32,6 +32,13 @@ _Q_UNITS = {
     **dict.fromkeys(("1/m", "m-1"), 1e-9),
 }
 
+# What units of intensity say, spelled as those of q: True = 1/cm.
+_SCALES = {
+    **dict.fromkeys(("1/cm", "cm-1"), True),
+    **dict.fromkeys(("arbitrary", "arb.u.", "arb.", "a.u.", "au", "counts"), False),
+    **dict.fromkeys(("arbitraryunits", "arb.units"), False),
+}
+
 # Of the header that `pipeline.export` writes: "# columns: q (1/A), I (...), sigma (...)".
 _UNIT_IN_HEADER = re.compile(r"^#\s*columns:\s*q\s*\(([^)]*)\),\s*I\s*\(([^)]*)\)", re.MULTILINE)
 
@@ -47,13 +54,14 @@ class StoredCurve:
     intensity, sigma
         (points,), finite.
     absolute
-        Whether the file says that intensity is in 1/cm.
+        True if the file says that intensity is in 1/cm, False if it says that the scale is
+        arbitrary, None if it says neither.
     """
 
     q_per_nm: np.ndarray
     intensity: np.ndarray
     sigma: np.ndarray
-    absolute: bool
+    absolute: bool | None
 
 
 def read_curve(path: str | Path, what: str = "a curve") -> StoredCurve:
@@ -63,9 +71,9 @@ def read_curve(path: str | Path, what: str = "a curve") -> StoredCurve:
     ----------
     path
         NXcanSAS with one SASentry (``.h5``, ``.hdf``, ``.hdf5``, ``.nxs``), or text of three
-        columns: q, I, sigma. Lines of text that begin with # are passed over, but for the unit of
-        q in the line ``# columns: q (1/A), I (...)`` that ``nucleate export`` writes; without it q
-        is in 1/nm.
+        columns: q, I, sigma; a fourth, the resolution of q, is passed over. So are lines of text
+        that begin with #, but for the units of q and I in the line ``# columns: q (1/A), I (...)``
+        that ``nucleate export`` writes; without it q is in 1/nm.
     what
         What it is, for an error.
 
@@ -85,13 +93,12 @@ def read_curve(path: str | Path, what: str = "a curve") -> StoredCurve:
         raise InputError(f"{path}: expected finite numbers, rising q and sigma >= 0, got others")
     q, intensity, sigma = (frozen_array(row) for row in table)
     q_per_nm = frozen_array(q * _to_per_nm(unit, path))
-    return StoredCurve(q_per_nm, intensity, sigma, _plain(intensity_unit) in ("1/cm", "cm-1"))
+    return StoredCurve(q_per_nm, intensity, sigma, _SCALES.get(_plain(intensity_unit)))
 
 
 def read_background(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """q in 1/nm, intensity and sigma of a background curve, see `read_curve`."""
-    curve = read_curve(path, "a background curve")
-    return curve.q_per_nm, curve.intensity, curve.sigma
+    return _points(read_curve(path, "a background curve"))
 
 
 def interpolate_background(
@@ -123,6 +130,8 @@ class Background:
         ``background_file``, ``background_scale`` and ``background_transmission`` are used.
     q_per_nm
         (bins,) of the curves.
+    absolute
+        Whether the curves are in 1/cm; None = not known.
 
     Attributes
     ----------
@@ -133,14 +142,19 @@ class Background:
     Raises
     ------
     InputError
-        If no file is named, or it cannot be used or has no q in common with the curves.
+        If no file is named, or it cannot be used, or has no q in common with the curves, or says
+        that its scale is another than theirs.
     """
 
-    def __init__(self, settings: AreaReduction, q_per_nm: np.ndarray) -> None:
+    def __init__(
+        self, settings: AreaReduction, q_per_nm: np.ndarray, absolute: bool | None = None
+    ) -> None:
         path = settings.background_file
         if path is None:
             raise InputError("background_file: expected a file, got none")
-        curve = read_background(path)
+        stored = read_curve(path, "a background curve")
+        _require_same_scale(path, stored.absolute, absolute)
+        curve = _points(stored)
         value, variance = interpolate_background(q_per_nm, curve)
         if np.isnan(value).all():
             raise InputError(
@@ -159,6 +173,24 @@ class Background:
         return intensity - self.value, np.sqrt(sigma**2 + self._variance)
 
 
+def _points(curve: StoredCurve) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return curve.q_per_nm, curve.intensity, curve.sigma
+
+
+def _require_same_scale(path: str, of_file: bool | None, of_curves: bool | None) -> None:
+    if of_file is None or of_curves is None or of_file == of_curves:
+        return
+    if of_curves:
+        raise InputError(
+            f"{path}: expected a background in 1/cm, as the reduced curves are, got one of "
+            "arbitrary scale: reduce it with the same absolute_scale and its own thickness_cm"
+        )
+    raise InputError(
+        f"{path}: expected a background of arbitrary scale, as the reduced curves are, got one in "
+        "1/cm: set absolute_scale and thickness_cm, or reduce the background without them"
+    )
+
+
 def _plain(unit: str) -> str:
     return re.sub(r"[\s^{}*]", "", unit).lower()
 
@@ -173,13 +205,17 @@ def _to_per_nm(unit: str, path: Path) -> float:
 def _from_text(path: Path) -> tuple[np.ndarray, str, str]:
     try:
         text = path.read_text(encoding="utf-8")
-        table = np.loadtxt(text.splitlines(), ndmin=2)
-    except ValueError as error:
+        rows = [line for line in text.splitlines() if line.partition("#")[0].strip()]
+        # numpy warns of no rows.
+        table = np.loadtxt(rows, ndmin=2) if rows else np.empty((0, 0))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected columns q, I, sigma, got {error}") from None
-    if table.ndim != 2 or table.shape[1] != 3 or len(table) < 2:
-        raise InputError(f"{path}: expected rows of q, I, sigma, got a table of {table.shape}")
+    if table.ndim != 2 or table.shape[1] not in (3, 4) or len(table) < 2:
+        raise InputError(
+            f"{path}: expected rows of q, I, sigma (and dQ), got a table of {table.shape}"
+        )
     told = _UNIT_IN_HEADER.search(text)
-    return table.T, told[1] if told else "1/nm", told[2] if told else ""
+    return table[:, :3].T, told[1] if told else "1/nm", told[2] if told else ""
 
 
 def _from_nxcansas(path: Path, what: str) -> tuple[np.ndarray, str, str]:
@@ -214,7 +250,9 @@ def _sasdata(data: h5py.Group, path: Path) -> tuple[np.ndarray, str, str]:
         node = data.get(name)
         if not isinstance(node, h5py.Dataset) or node.ndim != 1:
             raise InputError(f"{path}:{data.name}: expected {name} of one axis, got none")
-        columns.append(np.asarray(node[()], np.float64))
+        if node.dtype.kind not in "iuf":
+            raise InputError(f"{path}:{node.name}: expected real numbers, got {_type(node)}")
+        columns.append(_values(node, path).astype(np.float64))
         units.append(_text(node.attrs.get("units", "")))
     if len({column.size for column in columns}) != 1 or columns[0].size < 2:
         sizes = ", ".join(str(column.size) for column in columns)
@@ -223,10 +261,23 @@ def _sasdata(data: h5py.Group, path: Path) -> tuple[np.ndarray, str, str]:
     usable = np.isfinite(table).all(axis=0)
     mask = data.get("Mask")
     if isinstance(mask, h5py.Dataset) and mask.shape == usable.shape:
-        usable &= mask[()] == 0
+        if mask.dtype.kind not in "biu":
+            raise InputError(f"{path}:{mask.name}: expected whole numbers, got {_type(mask)}")
+        usable &= _values(mask, path) == 0
     if usable.sum() < 2:
         raise InputError(f"{path}:{data.name}: expected finite points, got {usable.sum()}")
     return table[:, usable], units[0], units[1]
+
+
+def _type(node: h5py.Dataset) -> str:
+    return "text" if h5py.check_string_dtype(node.dtype) else str(node.dtype)
+
+
+def _values(node: h5py.Dataset, path: Path) -> np.ndarray:
+    try:
+        return np.asarray(node[()])
+    except OSError as error:
+        raise InputError(f"{path}:{node.name}: expected values, got {error}") from None
 
 
 def _text(value: object) -> str:
