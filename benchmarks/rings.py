@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.kernels.pixel_splitting import SplitTable
-from pipeline.reduce.ring import RingIntegrator, narrowing, warm_up
+from pipeline.reduce.ring import RingIntegrator, narrowing
 
 SHAPE = (2167, 2070)
 BINS = 1000
@@ -107,7 +107,6 @@ def main(rounds: int = 9) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # It says with every frame that pixels should not be split for clipping.
     logging.getLogger("pyFAI").setLevel(logging.ERROR)
-    warm_up()
     integrator, image, masked = _scene()
     engine = integrator.setup_sparse_integrator(
         SHAPE, BINS, mask=masked, unit="q_nm^-1", split="full", algo="CSR", scale=False

@@ -66,7 +66,7 @@ def test_numbers_without_a_dot_are_numbers():
 @pytest.mark.parametrize(
     ("text", "value"),
     [("5e11", 5e11), ("-.5", -0.5), ("007", 7), ("0x1f", 31), ("true", True), ("on", "on"),
-     ("1:30", "1:30"), ("2016-07-08", "2016-07-08"), ("'5'", "5"), (".inf", float("inf"))],
+     ("1:30", "1:30"), ("2016-07-08", "2016-07-08"), ("'5'", "5")],
 )  # fmt: skip
 def test_plain_values_are_those_of_yaml_1_2(text, value):
     config = parse_config(f"acquisition: {{devices: {{type: ophyd, saxs_options: {{x: {text}}}}}}}")

@@ -284,7 +284,7 @@ def test_interpreted_corners_are_the_compiled_ones():
 
 @pytest.mark.usefixtures("quiet_pyfai")
 def test_every_detector_that_pyfai_names_is_right_or_refused():
-    right, refused = set(), {}
+    right, refused, known = set(), {}, 0
     for name, make in sorted(ALL_DETECTORS.items()):
         if name == "detector":
             continue
@@ -299,12 +299,15 @@ def test_every_detector_that_pyfai_names_is_right_or_refused():
         assert geometry.pixel2_m == pytest.approx(theirs.pixel2, rel=1e-12), name
         assert (geometry.corners_m is None) == theirs.uniform_pixel, name
         assert theirs.IS_FLAT, name
+        assert geometry.shape in (None, theirs.max_shape), name
+        known += geometry.shape is not None and theirs.uniform_pixel
         if geometry.corners_m is not None:
             assert geometry.shape == theirs.max_shape
             at = theirs.get_pixel_corners()
             for corner, (i, j) in enumerate(((0, 0), (1, 0), (1, 1), (0, 1))):
                 ours = geometry.corners_m[i : i + at.shape[0], j : j + at.shape[1]]
                 np.testing.assert_allclose(ours, at[:, :, corner, 1:], atol=1e-8)
+    assert known > 80
     assert {"Pilatus1M", "Eiger2_4M", "Pilatus4_1M", "Jungfrau", "ImXPadS140"} <= right
     # Curved, hexagonal, or of modules that stand apart.
     assert {"Aarhus", "Rapid", "Cirpad", "Xpad_flat", "Pixirad1"} <= set(refused)

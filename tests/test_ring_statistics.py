@@ -14,7 +14,7 @@ from pipeline.kernels.pixel_preparation import HIGHEST_PARALYZABLE, prepare_pixe
 from pipeline.kernels.pixel_splitting import SplitTable
 from pipeline.messages import BadFrameError
 from pipeline.reduce.errors import InputError
-from pipeline.reduce.ring import RingIntegrator, narrowing, warm_up
+from pipeline.reduce.ring import RingIntegrator, narrowing
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -564,10 +564,3 @@ def test_what_does_not_fit_is_refused():
     for exposure_s, got in ((None, "got none"), (0.0, "got 0 s"), (math.nan, "got nan s")):
         with pytest.raises(BadFrameError, match=got):
             integrator(np.ones(5, np.uint16), LIMIT, exposure_s)
-
-
-def test_warm_up_compiles_for_the_types_of_detectors():
-    warm_up()
-    compiled = str(prepare_pixels.signatures)
-    assert "uint16" in compiled
-    assert "uint32" in compiled

@@ -231,6 +231,11 @@ def _explain(detail: ErrorDetails, lines: dict[Location, int], source: str) -> t
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         location = (*location, str(context["discriminator"]).strip("'"))
+    message = re.sub(r"^Value error, ", "", detail["msg"])
+    if kind == "value_error":
+        # Of a whole section: its text names the keys, and the first that stands there has the line.
+        named = [(*location, word) for word in re.findall(r"[a-z]\w+", message)]
+        location = next((key for key in named if key in lines), location)
     line = _line_of(location, lines)
     where = f"{source}:{line}: {'.'.join(map(_printable, location))}"
     got = _show(detail["input"])
@@ -245,8 +250,11 @@ def _explain(detail: ErrorDetails, lines: dict[Location, int], source: str) -> t
     elif kind in ("model_type", "model_attributes_type"):
         text = f"should be a section, got {got}"
     else:
-        wanted = re.sub(r"^(Input|Value|String|Tuple) should ", "should ", detail["msg"])
-        text = f"{wanted}, got {got}"
+        text = re.sub(r"^(Input|Value|String|Tuple) should ", "should ", message)
+        text = text.replace("a valid tuple", "a list, e.g. [1, 2]")
+        if not (kind == "value_error" and isinstance(detail["input"], dict)):
+            text += f", got {got}"
+        text = text.removeprefix(f"{location[-1]} ")
     return line, f"{where} {text}"
 
 

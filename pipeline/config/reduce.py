@@ -1,12 +1,13 @@
 """How frames become curves and spectra."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.config.base import Section
 
 Interval = tuple[float, float]
+Size = Annotated[float, Field(ge=0)]
 
 
 class Sensor(Section):
@@ -101,7 +102,7 @@ class AreaReduction(Section):
     wavelength_spread: float = Field(default=2e-4, ge=0, lt=1)
     """Standard deviation of the wavelength over the wavelength, for the resolution of q; of a
     Si(111) monochromator if absent."""
-    beam_size_um: tuple[float, float] = (0.0, 0.0)
+    beam_size_um: tuple[Size, Size] = (0.0, 0.0)
     """Standard deviations of the beam's profile on the detector (sample's size and divergence
     together), along the rows' direction (axis 2) and the columns' (axis 1), for the resolution of
     q."""
@@ -111,7 +112,7 @@ class AreaReduction(Section):
     hybrid: the scatter decides what is rejected, counting statistics give sigma."""
     rejection: Literal["none", "sigma_clip", "median"] = "none"
     """What is done against zingers and Bragg spots: nothing, pixels far from their ring's mean are
-    left out, or the middle of the ring's pixels counts."""
+    left out, or the middle of the ring's pixels counts. How many are left out is not stored."""
     clip_sigma: float = Field(default=5.0, ge=2, le=20)
     """How many standard deviations are far, for sigma_clip."""
     clip_rounds: int = Field(default=5, ge=1, le=20)
@@ -143,6 +144,23 @@ class AreaReduction(Section):
     (common to all bins, but counted in sigma of each); absent = that was done before."""
 
     @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        needs = {
+            "clip_sigma": self.rejection == "sigma_clip",
+            "clip_rounds": self.rejection == "sigma_clip",
+            "median_quantiles": self.rejection == "median",
+            "background_scale": self.background_file is not None,
+            "background_transmission": self.background_file is not None,
+        }
+        missing = {"clip": "rejection: sigma_clip", "median": "rejection: median"}
+        for name, has_effect in needs.items():
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and not has_effect:
+                what = missing.get(name.partition("_")[0], "background_file")
+                raise ValueError(f"{name} has no effect without {what}")
+        return self
+
+    @model_validator(mode="after")
     def _ordered(self) -> Self:
         low, high = self.q_min_per_nm, self.q_max_per_nm
         if low is not None and high is not None and low >= high:
@@ -153,8 +171,8 @@ class AreaReduction(Section):
         for start, stop in self.sectors_deg:
             if not (start < stop <= start + 360 and abs(start) <= 360):
                 raise ValueError(
-                    f"expected sectors_deg as from, to with at most 360 between, got {start:g}, "
-                    f"{stop:g}"
+                    "expected sectors_deg as rising pairs with at most 360 between, e.g. "
+                    f"[[170, 190]], got [{start:g}, {stop:g}]"
                 )
         if self.background_transmission is not None:
             value, error = self.background_transmission

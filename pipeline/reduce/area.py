@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -61,14 +62,24 @@ class ReduceArea:
         self._absolute = False
 
     def warm_up(self) -> None:
-        """Compile every kernel of this stage, or load it from the disk's cache."""
+        """Compile every kernel that these settings need, or load it from the disk's cache."""
         poni = Geometry(1.0, 4e-3, 4e-3, 0.1, 1e-3, 1e-3, shape=(8, 8)).to_poni()
         for dtype in ("<u2", "<u4"):
             image = frozen_array(np.ones((8, 8)), dtype)
             stream = StreamStart("saxs", "", "image", (8, 8), dtype, metadata={"poni": poni})
-            stage = type(self)(AreaReduction(bins=10))
+            settings = self.settings
+            stage = type(self)(
+                AreaReduction(
+                    bins=10,
+                    error_model=settings.error_model,
+                    rejection=settings.rejection,
+                    dead_time=settings.dead_time,
+                )
+            )
             stage.reset(RunStart(run="", stream=stream))
             list(stage.process(ImageFrame("saxs", 0, 1, 1.0, image)))
+            payload = _packed_zeros(image.nbytes)
+            list(stage.process(PackedImageFrame("saxs", 0, 1, 1.0, payload, (8, 8), dtype)))
 
     def reset(self, start: RunStart, /) -> None:
         """Prepare for a stream: geometry, mask, table of shares; compiles what is needed.
@@ -91,7 +102,7 @@ class ReduceArea:
         self._background = None
         subtracted = stream.kind == "curve" and stream.metadata.get("background_subtracted")
         if self.settings.background_file is not None and not subtracted:
-            self._background = Background(self.settings, self._q_per_nm)
+            self._background = Background(self.settings, self._q_per_nm, self._absolute)
 
     def process(self, message: ImageFrame | PackedImageFrame | CurveFrame, /) -> Iterable[Curve]:
         """The curve of one frame.
@@ -188,3 +199,9 @@ def _estimate(intensity: np.ndarray, finite: int, where: str) -> np.ndarray:
             f"{where}: expected errors, or scatter to estimate them from, got a line without any"
         )
     return sigma
+
+
+def _packed_zeros(size_bytes: int) -> bytes:
+    """A small image of zeros in bslz4 form: one block of literals, 15 to 269 bytes."""
+    block = bytes([15 << 4, size_bytes - 15]) + bytes(size_bytes)
+    return struct.pack(">QII", size_bytes, 8192, len(block)) + block

@@ -65,6 +65,12 @@ def read_inputs(settings: AreaReduction, stream: StreamStart) -> AreaInputs:
     if len(stream.shape) != 2:
         raise InputError(f"{stream.stream}: expected images of 2 axes, got {stream.shape}")
     shape = (int(stream.shape[0]), int(stream.shape[1]))
+    dtype = np.dtype(stream.dtype)
+    if dtype.kind not in "iuf" or (dtype.kind == "f" and dtype.itemsize not in (4, 8)):
+        raise InputError(
+            f"{stream.stream}: expected images of integers or of floats of 4 or 8 bytes, got "
+            f"{dtype}"
+        )
     geometry = _geometry(settings, stream)
     if geometry.shape is not None and geometry.shape != shape:
         raise InputError(f"geometry: expected frames of {geometry.shape}, got {shape}")
@@ -73,11 +79,11 @@ def read_inputs(settings: AreaReduction, stream: StreamStart) -> AreaInputs:
     return AreaInputs(
         geometry=geometry,
         shape=shape,
-        dtype=np.dtype(stream.dtype),
+        dtype=dtype,
         masked=_masked(settings, stream, geometry, shape),
         flat=None if settings.flat_file is None else read_flat(settings.flat_file, shape),
         dark=None if settings.dark_file is None else read_dark(settings.dark_file, shape),
-        saturation=setting_or(settings.saturation_counts, stream.metadata.get("saturation")),
+        saturation=setting_or(settings.saturation_counts, stream.metadata, "saturation"),
     )
 
 
@@ -110,10 +116,22 @@ def _masked(
         masked |= ~in_sectors(geometry, shape, settings.sectors_deg)
         if masked.all():
             raise InputError(
-                f"{stream.stream}: expected usable pixels in sectors_deg "
-                f"{[list(sector) for sector in settings.sectors_deg]}, got none"
+                "expected usable pixels in sectors_deg "
+                f"{[list(sector) for sector in settings.sectors_deg]}, got none: the detector sees "
+                f"{_seen_azimuths(geometry, shape)}"
             )
     return masked
+
+
+def _seen_azimuths(geometry: Geometry, shape: tuple[int, int]) -> str:
+    """The azimuths that a detector sees, for people: steps of 10 degrees, joined."""
+    seen = [
+        k for k in range(-18, 18) if in_sectors(geometry, shape, ((10 * k, 10 * k + 10),)).any()
+    ]
+    ends = [k for k in seen if k + 1 not in seen]
+    starts = [k for k in seen if k - 1 not in seen]
+    parts = (f"{10 * a} to {10 * b + 10}" for a, b in zip(starts, ends, strict=True))
+    return ", ".join(parts) + " degrees"
 
 
 def in_sectors(

@@ -282,11 +282,12 @@ def _prepared(
     if cached:
         corners_m = b"" if geometry.corners_m is None else geometry.corners_m.tobytes()
         layer = parallax_layer(geometry, settings.sensor)
+        # repr of a float gives all its digits.
         kind = (shape, settings.bins, settings.bin_axis, settings.bin_spacing, wanted, layer)
         name = table_name(
-            f"{geometry.to_poni()}{kind}".encode(), corners_m, np.packbits(masked).tobytes()
+            f"{geometry!r}{kind!r}".encode(), corners_m, np.packbits(masked).tobytes()
         )
-        if (found := load_table(name)) is not None:
+        if (found := load_table(name, ("low_width",))) is not None:
             low, width = (float(value) for value in found[1]["low_width"])
             binning = Binning(
                 settings.bins,

@@ -104,13 +104,18 @@ def table_name(*content: bytes) -> str:
     return digest.hexdigest() + ".npz"
 
 
-def load_table(name: str) -> tuple[PackedTable, dict[str, np.ndarray]] | None:
-    """A table of the cache and what was kept with it; None if it is not there or damaged."""
+def load_table(
+    name: str, more: tuple[str, ...]
+) -> tuple[PackedTable, dict[str, np.ndarray]] | None:
+    """A table of the cache and ``more`` that was kept with it; None if it is absent or damaged."""
     path = cache_folder() / name
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        table = PackedTable(*(arrays.pop(field) for field in PackedTable._fields))
+        # Opened here: numpy leaves open what it cannot read.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            table = PackedTable(*(file[field] for field in PackedTable._fields))
+            arrays = {key: file[key] for key in more}
+        # The least recently used go first.
+        os.utime(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

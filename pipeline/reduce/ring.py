@@ -214,17 +214,3 @@ def narrowing(low: float, high: float) -> float:
             mean += share * z + sign * normal.pdf(z)
             square += share * z * z + sign * z * normal.pdf(z)
     return math.sqrt((square - mean * mean) / (high - low))
-
-
-def warm_up() -> None:
-    """Compile all of this module's kernels, or load them from the disk's cache."""
-    table = SplitTable(
-        np.array([0, 1]),
-        np.array([0], np.uint32),
-        np.array([0, 1]),
-        np.array([1], np.uint32),
-        np.array([0.5], np.float32),
-    )
-    integrator = RingIntegrator(table, np.ones(2))
-    for dtype in (np.uint16, np.uint32):
-        integrator(np.ones(2, dtype), 10.0)

@@ -104,7 +104,9 @@ async def serialize_text(
     try:
         request = _request(media_type)
         if request.frame is None:
-            raise ExportError("text holds one curve: expected frame=N, got none")
+            raise ExportError(
+                "text holds one curve: expected format=text;frame=N, got no frame in the format"
+            )
         curves, frames = await _read(await filter_for_access(node), request)
         return curve_text(curves, frames[0], request.unit).encode()
     except ExportError as error:
@@ -125,7 +127,10 @@ async def _read(node: Any, request: Request) -> tuple[CurveSet, list[FrameCurve]
     stream = request.stream
     parts = [await _child(node, stream, key) for key in ("curves", "q", "frames")]
     if any(part is None for part in parts) or node.metadata().get("start") is None:
-        raise NotThereError(f"expected a run with {stream}/curves, got a container without")
+        raise NotThereError(
+            f"expected a run's container with {stream}/curves, got one without: ask for "
+            f"container/full/RUN?format=nxcansas;stream={stream}"
+        )
     slabs, q, frames = parts
     *_, run = await node.path_segments()
     table = await frames.read(fields=["time_s", "status", "note"])

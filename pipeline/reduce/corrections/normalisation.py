@@ -14,17 +14,32 @@ from typing import Any
 
 from pipeline.config.reduce import AreaReduction
 from pipeline.messages import BadFrameError, ImageFrame, PackedImageFrame
+from pipeline.reduce.errors import InputError
 
 # A transmission is the ratio of two counters, each good to a percent or two: an empty beam may well
 # come out at 1.01. More than this is a wrong counter.
 _HIGHEST_TRANSMISSION = 1.05
 
 
-def setting_or(setting: float | None, streams_own: Any) -> float | None:
-    """A setting counts before what the stream says; 0 in the stream means not known."""
+def setting_or(setting: float | None, metadata: Mapping[str, Any], name: str) -> float | None:
+    """A setting counts before what the stream says of ``name``; 0 there means not known.
+
+    Raises
+    ------
+    InputError
+        If the stream says something that is no number above 0.
+    """
     if setting is not None:
         return float(setting)
-    return float(streams_own) if streams_own else None
+    own = metadata.get(name)
+    if own is None or own == 0:
+        return None
+    if isinstance(own, bool) or not isinstance(own, int | float) or not 0 < own < math.inf:
+        raise InputError(
+            f"the stream's own {name}: expected a number above 0, got {str(own)[:40]!r}: set it in "
+            "the config"
+        )
+    return float(own)
 
 
 class Normalisation:
@@ -44,11 +59,16 @@ class Normalisation:
         Whether the factor leads to 1/cm.
     thickness_cm
         Of the sample; None = not known.
+
+    Raises
+    ------
+    InputError
+        If the stream says something that is no number above 0.
     """
 
     def __init__(self, settings: AreaReduction, metadata: Mapping[str, Any]) -> None:
-        scale = setting_or(settings.absolute_scale, metadata.get("absolute_scale"))
-        self.thickness_cm = setting_or(settings.thickness_cm, metadata.get("thickness_cm"))
+        scale = setting_or(settings.absolute_scale, metadata, "absolute_scale")
+        self.thickness_cm = setting_or(settings.thickness_cm, metadata, "thickness_cm")
         self.absolute = scale is not None and self.thickness_cm is not None
         self._monitor_min = settings.monitor_min
         self._scale = 1.0
@@ -71,7 +91,8 @@ class Normalisation:
             )
         if not 0.0 < frame.transmission <= _HIGHEST_TRANSMISSION:
             raise BadFrameError(
-                f"{where}: expected a transmission above 0, up to 1, got {frame.transmission:g}"
+                f"{where}: expected a transmission above 0, up to {_HIGHEST_TRANSMISSION:g}, got "
+                f"{frame.transmission:g}"
             )
         if not (math.isfinite(frame.exposure_s) and frame.exposure_s > 0.0):
             raise BadFrameError(

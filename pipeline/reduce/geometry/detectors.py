@@ -54,6 +54,43 @@ _UNEVEN = (
     (r"imxpad_?s140$", _Modules(130.0, (120, 80), (240, 560), 2.5)),
 )
 
+# Rows and columns, by name in lower case without separators and the sensor's material.
+_SHAPES = {
+    "pilatus100k": (195, 487),
+    "pilatus200k": (407, 487),
+    "pilatus300k": (619, 487),
+    "pilatus300kw": (195, 1475),
+    "pilatus900k": (619, 1475),
+    "pilatus900kw": (195, 4439),
+    "pilatus1m": (1043, 981),
+    "pilatus2m": (1679, 1475),
+    "pilatus6m": (2527, 2463),
+    "pilatus4260k": (530, 513),
+    "pilatus4260kw": (255, 1033),
+    "pilatus41m": (1080, 1033),
+    "pilatus42m": (1630, 1553),
+    "pilatus44m": (2180, 2073),
+    "eiger500k": (514, 1030),
+    "eiger1m": (1065, 1030),
+    "eiger4m": (2167, 2070),
+    "eiger9m": (3269, 3110),
+    "eiger16m": (4371, 4150),
+    "eiger2250k": (512, 512),
+    "eiger2500k": (512, 1028),
+    "eiger21m": (1062, 1028),
+    "eiger21mw": (512, 2068),
+    "eiger22mw": (512, 4148),
+    "eiger24m": (2162, 2068),
+    "eiger29m": (3262, 3108),
+    "eiger216m": (4362, 4148),
+}
+
+
+def named_shape(name: str) -> tuple[int, int] | None:
+    """Rows and columns of a detector that a PONI file names; None if they are not known here."""
+    return _SHAPES.get(re.sub(r"[\s_-]|cdte", "", name.lower()))
+
+
 # Detectors that are curved, hexagonal, or of modules at an angle: no plane grid describes them,
 # whatever pixel size stands beside the name.
 _NOT_A_GRID = re.compile(r"aarhus|rapid|cirpad|xcirpad|xpad|d5$|pixirad|jungfrau_?16m|cylind|hexa?")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.reduce.geometry.detectors import Pixels, named_pixels
+from pipeline.reduce.geometry.detectors import Pixels, named_pixels, named_shape
 from pipeline.reduce.geometry.geometry import Geometry, GeometryError, SensorLayer
 from pipeline.reduce.geometry.nexus import read_detector
 
@@ -109,7 +109,7 @@ def _pixels(name: str, config: dict[str, Any], source: str, folder: Path | None)
     if config.get("filename"):
         path = Path(config["filename"])
         return read_detector(path if folder is None else folder / path)
-    shape = _shape(config, source)
+    shape = _shape(config, source) or named_shape(name)
     if config.get("pixel1") is None:
         sizes_m = None
     else:
