@@ -126,6 +126,16 @@ def test_knows_the_pixels_of_named_detectors(name, size_m):
             "expected a sensor with its",
         ),
         ('"max_shape"', '"orientation": 7, "max_shape"', "orientation 1 to 4, got 7"),
+        ('"max_shape"', '"orientation": NaN, "max_shape"', "orientation 1 to 4, got nan"),
+        ('"max_shape"', '"orientation": 1e999, "max_shape"', "orientation 1 to 4, got inf"),
+        ('"max_shape"', '"orientation": 2.5, "max_shape"', "orientation 1 to 4, got 2.5"),
+        ('"max_shape"', '"filename": 3, "max_shape"', "expected text for filename, got 3"),
+        ('"max_shape"', '"filename": ["a"], "max_shape"', "expected text for filename, got"),
+        ('"max_shape"', '"module_size": 3, "max_shape"', "rows and columns for module_size, got 3"),
+        ('"max_shape"', '"module_size": "ab", "max_shape"', "columns for module_size, got 'ab'"),
+        ('"max_shape"', '"module_size": [0, 8], "max_shape"', r"columns for module_size, got \[0,"),
+        ('"max_shape"', '"module_size": [1e999, 8], "max_shape"', "rows and columns for module_s"),
+        ('"pixel1": 7.5e-05', f'"pixel1": 1{"0" * 400}', "expected a number for pixel1, got 1000"),
     ],
 )
 def test_refuses_with_one_line(old, new, message):
@@ -228,11 +238,43 @@ def test_reads_nexus_with_units(tmp_path, beam):
         ({"x_pixel_size": (75.0, "furlong")}, "got 'furlong'"),
         ({"incident_energy": (37.5, "keV"), "distance": (1e9, "m")}, "expected distance_m in"),
         ({}, "expected a wavelength or an energy"),
+        ({"distance": ("far", "m")}, "expected a number in /entry/.*/distance, got b'far'"),
+        ({"distance": (1.9 + 1j, "m")}, "expected a number in /entry/.*/distance, got .*1.9"),
+        ({"distance": (np.nan, "m")}, "expected a number in /entry/.*/distance, got nan"),
+        ({"incident_energy": (0.0, "keV")}, "incident_energy or energy above 0, got 0"),
     ],
 )
 def test_refuses_nexus_without_units_or_beam(tmp_path, changes, message):
-    with pytest.raises(GeometryError, match=message):
+    with pytest.raises(GeometryError, match=message) as caught:
         read_nexus(write_nexus(tmp_path / "bad.nxs", **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("quiet_pyfai")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("pixel_size", ["a", "b"], "expected 2 finite numbers in /.*/pixel_size"),
+        ("pixel_size", [1e-4], "expected 2 finite numbers in /.*/pixel_size"),
+        ("max_shape", ["a", "b"], "expected 2 finite numbers in /.*/max_shape"),
+        ("orientation", np.nan, "expected 1 finite number in /.*/orientation"),
+        ("pixel_corners", ["a"], "expected numbers in pixel_corners"),
+    ],
+)
+def test_refuses_a_detector_file_with_text_for_numbers(tmp_path, name, value, message):
+    path = tmp_path / "even.h5"
+    Detector(1e-4, 2e-4, max_shape=(5, 6), orientation=2).save(str(path))
+    with h5py.File(path, "r+") as file:
+        places: list[str] = []
+        file.visit(lambda place: places.append(place))
+        (group,) = {place.rpartition("/")[0] for place in places if place.endswith("/pixel_size")}
+        if name in file[group]:
+            del file[group][name]
+        file[group][name] = value
+    with pytest.raises(GeometryError, match=message) as caught:
+        parse_poni(poni_of("NexusDetector", f'{{"filename": "{path}"}}'))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.real_data

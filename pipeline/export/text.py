@@ -12,8 +12,8 @@ def curve_text(curves: CurveSet, curve: FrameCurve, unit: str = "1/A") -> str:
     """q, I and sigma of one frame below a header of comments; bins without a value are left out.
 
     Where the run knows it, dQ follows as a fourth column: the standard deviation of q, where
-    SasView looks for it. Numbers have 9 significant digits: more than a float32 holds. Text in 1/nm can be used as a
-    config's ``background_file``.
+    SasView looks for it. Numbers have 9 significant digits: more than a float32 holds. The text can
+    be used as a config's ``background_file``.
 
     Raises
     ------

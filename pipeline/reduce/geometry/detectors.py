@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +125,7 @@ def named_pixels(
     name: str,
     sizes_m: tuple[float, float] | None = None,
     shape: tuple[int, int] | None = None,
-    module: Sequence[int] | None = None,
+    module: tuple[int, int] | None = None,
 ) -> Pixels:
     """Pixels of a detector by name and what its configuration says of it.
 
@@ -168,10 +167,10 @@ def named_pixels(
 
 
 def _uneven(
-    name: str, modules: _Modules, shape: tuple[int, int] | None, module: Sequence[int] | None
+    name: str, modules: _Modules, shape: tuple[int, int] | None, module: tuple[int, int] | None
 ) -> Pixels:
     shape = modules.shape if shape is None else shape
-    rows, columns = modules.module if module is None else (int(module[0]), int(module[1]))
+    rows, columns = modules.module if module is None else module
     if min(*shape, rows, columns) < 1 or shape[0] % rows or shape[1] % columns:
         raise GeometryError(
             f"expected whole modules of {rows} x {columns} pixels for {name}, got {shape}"

@@ -30,7 +30,7 @@ def read_geometry(path: str | Path) -> Geometry:
         return read_nexus(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise GeometryError(f"{path}: expected text, got {error}") from None
     if suffix == ".dat":
         return parse_nika(text, str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,17 +83,17 @@ def read_detector(path: Path) -> Pixels:
         detector = _group(file, "NXdetector")
         if detector is None or "pixel_size" not in detector:
             raise GeometryError(f"{path}: expected an NXdetector with pixel_size, got none")
-        size1_m, size2_m = (float(size) for size in np.ravel(_array(detector, "pixel_size"))[:2])
+        size1_m, size2_m = _numbers(detector, "pixel_size", 2)
         corners = _array(detector, "pixel_corners") if "pixel_corners" in detector else None
         shape = None
         if "max_shape" in detector:
-            rows, columns = np.ravel(_array(detector, "max_shape"))[:2]
+            rows, columns = _numbers(detector, "max_shape", 2)
             shape = int(rows), int(columns)
         if "binning" in detector and np.any(_array(detector, "binning") != 1):
             raise GeometryError(f"{path}: expected a detector without binning, got a binned one")
         orientation = None
         if corners is None and "orientation" in detector:
-            orientation = int(np.ravel(_array(detector, "orientation"))[0])
+            orientation = int(_numbers(detector, "orientation", 1)[0])
         sensor = _sensor(detector)
     if corners is None:
         return Pixels(size1_m, size2_m, shape, None, sensor, orientation)
@@ -108,14 +109,15 @@ def _sensor(detector: h5py.Group) -> SensorLayer | None:
     material = material.decode() if isinstance(material, bytes) else str(material)
     if "sensor_thickness" not in detector:
         return SensorLayer(material)
-    return SensorLayer(material, float(np.ravel(_array(detector, "sensor_thickness"))[0]))
+    return SensorLayer(material, _numbers(detector, "sensor_thickness", 1)[0])
 
 
 def _corner_grid(path: Path, corners: np.ndarray, pixel_m: float) -> np.ndarray:
     """(rows + 1, columns + 1, 2) out of each pixel's corners (rows, columns, 4, z y x)."""
-    if corners.ndim != 4 or corners.shape[2:] != (4, 3):
+    if corners.dtype.kind not in "iuf" or corners.ndim != 4 or corners.shape[2:] != (4, 3):
         raise GeometryError(
-            f"{path}: expected pixel_corners of (rows, columns, 4, 3), got {corners.shape}"
+            f"{path}: expected numbers in pixel_corners of (rows, columns, 4, 3), got "
+            f"{corners.shape} {corners.dtype}"
         )
     if not np.isfinite(corners).all():
         raise GeometryError(f"{path}: expected finite pixel_corners, got others")
@@ -152,7 +154,24 @@ def _array(group: h5py.Group, name: str) -> np.ndarray:
     node = group[name]
     if not isinstance(node, h5py.Dataset) or node.size == 0:
         raise GeometryError(f"{group.file.filename}: expected values in {group.name}/{name}")
-    return np.asarray(node[()])
+    try:
+        return np.asarray(node[()])
+    except OSError as error:
+        raise GeometryError(
+            f"{group.file.filename}: expected values in {node.name}, got {error}"
+        ) from None
+
+
+def _numbers(group: h5py.Group, name: str, count: int) -> list[float]:
+    """The first values of a dataset, finite."""
+    values = np.ravel(_array(group, name))[:count]
+    numbers = values.astype(np.float64) if values.dtype.kind in "iuf" else np.empty(0)
+    if numbers.size < count or not np.isfinite(numbers).all():
+        raise GeometryError(
+            f"{group.file.filename}: expected {count} finite "
+            f"number{'s' if count > 1 else ''} in {group.name}/{name}, got {values.tolist()}"
+        )
+    return numbers.tolist()
 
 
 def _group(file: h5py.File, nexus_class: str) -> h5py.Group | None:
@@ -177,6 +196,10 @@ def _wavelength_nm(path: Path, file: h5py.File, detector: h5py.Group) -> float:
         ):
             if place is not None and any(name in place for name in names):
                 value = _quantity(path, place, names, units)
+                if not value > 0.0:
+                    raise GeometryError(
+                        f"{path}: expected {' or '.join(names)} above 0, got {value:g}"
+                    )
                 return value if units is _NANOMETRES else HC_EV_NM / value
     raise GeometryError(
         f"{path}: expected a wavelength or an energy in NXbeam or NXmonochromator, got neither"
@@ -194,4 +217,12 @@ def _quantity(
     if unit.strip().lower() not in units:
         expected = ", ".join(key for key in units if key)
         raise GeometryError(f"{path}: expected units {expected} for {node.name}, got {unit!r}")
-    return float(np.ravel(node[()])[0]) * units[unit.strip().lower()]
+    found = np.ravel(_array(group, str(node.name)))[0]
+    try:
+        # Text may hold a number; of a complex one, numpy would drop a part.
+        value = math.nan if node.dtype.kind == "c" else float(found)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise GeometryError(f"{path}: expected a number in {node.name}, got {found}")
+    return value * units[unit.strip().lower()]

@@ -47,9 +47,7 @@ def parse_poni(text: str, source: str = "PONI text", folder: Path | None = None)
     keys = ("distance", "poni1", "poni2", "rot1", "rot2", "rot3", "wavelength")
     numbers = {key: number(entries, key, source) for key in keys}
     pixels = _pixels(entries.get("detector", "Detector"), config, source, folder)
-    orientation = number(config, "orientation", source) if config.get("orientation") else 3
-    if pixels.orientation is not None and not config.get("orientation"):
-        orientation = pixels.orientation
+    orientation = _orientation(config, pixels, source)
     parallax = _parallax(entries, config, pixels, source)
     try:
         return Geometry(
@@ -62,7 +60,7 @@ def parse_poni(text: str, source: str = "PONI text", folder: Path | None = None)
             wavelength_nm=numbers["wavelength"] * 1e9,
             pixel1_m=pixels.pixel1_m,
             pixel2_m=pixels.pixel2_m,
-            orientation=int(orientation),
+            orientation=orientation,
             shape=pixels.shape,
             parallax=parallax,
             corners_m=pixels.corners_m,
@@ -76,7 +74,7 @@ def number(entries: Mapping[str, Any], key: str, source: str) -> float:
     value = entries.get(key)
     try:
         return float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         got = "nothing" if value is None else repr(value)
         raise GeometryError(f"{source}: expected a number for {key}, got {got}") from None
 
@@ -106,31 +104,49 @@ def _pixels(name: str, config: dict[str, Any], source: str, folder: Path | None)
             f"{source}: expected a detector without distortion, got splineFile "
             f"{config['splineFile']}: save it with pyFAI as a NexusDetector and name that file"
         )
-    if config.get("filename"):
-        path = Path(config["filename"])
-        return read_detector(path if folder is None else folder / path)
-    shape = _shape(config, source) or named_shape(name)
+    if (path := _detector_file(config, source, folder)) is not None:
+        return read_detector(path)
+    shape = _pair(config, "max_shape", source) or named_shape(name)
     if config.get("pixel1") is None:
         sizes_m = None
     else:
         sizes_m = number(config, "pixel1", source), number(config, "pixel2", source)
     try:
-        return named_pixels(name, sizes_m, shape, config.get("module_size"))
+        return named_pixels(name, sizes_m, shape, _pair(config, "module_size", source))
     except GeometryError as error:
         raise GeometryError(f"{source}: {error}") from None
 
 
-def _shape(config: Mapping[str, Any], source: str) -> tuple[int, int] | None:
-    shape = config.get("max_shape")
-    if shape is None:
+def _detector_file(config: Mapping[str, Any], source: str, folder: Path | None) -> Path | None:
+    name = config.get("filename")
+    if not name:
+        return None
+    if not isinstance(name, str):
+        raise GeometryError(f"{source}: expected text for filename, got {name!r}")
+    return Path(name) if folder is None else folder / name
+
+
+def _orientation(config: Mapping[str, Any], pixels: Pixels, source: str) -> int:
+    if not config.get("orientation"):
+        return 3 if pixels.orientation is None else pixels.orientation
+    value = number(config, "orientation", source)
+    if value not in (1.0, 2.0, 3.0, 4.0):
+        raise GeometryError(f"{source}: expected orientation 1 to 4, got {value:g}")
+    return int(value)
+
+
+def _pair(config: Mapping[str, Any], key: str, source: str) -> tuple[int, int] | None:
+    """Rows and columns, above 0; None where nothing is given."""
+    value = config.get(key)
+    if value is None:
         return None
     try:
-        rows, columns = shape
-        return int(rows), int(columns)
-    except (TypeError, ValueError):
-        raise GeometryError(
-            f"{source}: expected rows and columns for max_shape, got {shape}"
-        ) from None
+        rows, columns = (int(length) for length in value)
+    except (OverflowError, TypeError, ValueError):
+        rows, columns = 0, 0
+    if isinstance(value, str) or min(rows, columns) < 1:
+        raise GeometryError(f"{source}: expected rows and columns for {key}, got {value!r}")
+    return rows, columns
 
 
 def _parallax(
