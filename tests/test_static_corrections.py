@@ -22,6 +22,8 @@ from pipeline.kernels.detector_geometry import (
 )
 from pipeline.reduce.corrections import parallax_layer, read_flat, read_image, static_weights
 from pipeline.reduce.corrections.air import relative_air
+from pipeline.reduce.corrections.dark import read_dark
+from pipeline.reduce.corrections.mask import read_mask
 from pipeline.reduce.corrections.sensor import attenuation_per_m, relative_efficiency
 from pipeline.reduce.corrections.slab import relative_slab
 from pipeline.reduce.corrections.weights import weigh_pixels
@@ -415,6 +417,9 @@ Wavelength: 1e-10
         ("wrong.npy", np.ones((3, 4)), r"expected a dark of \(37, 52\)"),
         ("text.npy", np.full(SHAPE, "a"), "of real numbers"),
         ("broken.npy", b"no array", "expected a dark, got"),
+        ("empty.npy", b"", "expected a dark, got No data left in file"),
+        ("header.npy", b"\x93NUMPY\x01\x00\x04\x00{'a(", "expected a dark, got"),
+        ("complex.npy", np.full(SHAPE, 1j), "of real numbers, got complex128"),
         ("broken.h5", b"no file", "expected a dark, got"),
     ],
 )
@@ -427,6 +432,33 @@ def test_unusable_images_are_one_line(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message) as caught:
         read_image(path, SHAPE, "a dark")
     assert "\n" not in str(caught.value)
+
+
+def test_an_archive_is_no_image(tmp_path):
+    np.savez(tmp_path / "a.npz", np.ones(SHAPE))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="archive of several arrays"):
+        read_image(tmp_path / "a.npy", SHAPE, "a dark")
+
+
+@pytest.mark.parametrize("read", [read_image, read_flat, read_dark, read_mask])
+def test_damaged_cbf_is_one_line(tmp_path, read):
+    """Cut off (but not between header and numbers, where fabio itself never ends), or damaged."""
+    fabio = pytest.importorskip("fabio")
+    image = np.random.default_rng(3).integers(1, 90, SHAPE).astype("<i4")
+    fabio.cbfimage.CbfImage(data=image).write(str(tmp_path / "good.cbf"))
+    content = (tmp_path / "good.cbf").read_bytes()
+    path = tmp_path / "bad.cbf"
+    start = content.index(b"\x0c\x1a\x04\xd5")
+    damaged = [content[:length] for length in (0, 40, start + 4, len(content) // 2)]
+    damaged += [content.replace(b"X-Binary", b"Y-Ninary"), content.replace(b"_", b"\xff")]
+    for bad in damaged:
+        path.write_bytes(bad)
+        arguments = (path, SHAPE, "a dark") if read is read_image else (path, SHAPE)
+        with pytest.raises(InputError) as caught:
+            read(*arguments)
+        assert str(caught.value).startswith(f"{path}: expected a")
+        assert "\n" not in str(caught.value)
 
 
 def test_unusable_flats_are_one_line(tmp_path):

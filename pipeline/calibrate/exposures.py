@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.config.replay import ReplayFormat
 from pipeline.messages import ImageFrame, frozen_array
+from pipeline.reduce.corrections.images import read_npy
 from pipeline.reduce.corrections.mask import read_mask
 from pipeline.reduce.errors import InputError
 from pipeline.reduce.integrator import valid_below
@@ -96,10 +97,20 @@ def read_exposure(
             found = _from_image(path, frame, shape, dtype)
     except ReplayError as error:
         raise InputError(_as_options(str(error))) from error
+    found = dataclasses.replace(found, image=_as_reduced(found.image, found.name))
     if mask is None:
         return found
     masked = found.masked | read_mask(mask, found.image.shape)
     return dataclasses.replace(found, masked=masked)
+
+
+def _as_reduced(image: np.ndarray, name: str) -> np.ndarray:
+    """The image in a type that the reduction takes: floats have 4 or 8 bytes."""
+    if image.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected an image of real numbers, got {image.dtype}")
+    if image.dtype.kind == "f" and image.dtype.itemsize not in (4, 8):
+        return frozen_array(image, np.float32 if image.dtype.itemsize == 2 else np.float64)
+    return image
 
 
 def _as_options(text: str) -> str:
@@ -115,10 +126,7 @@ def _from_image(
     if frame != 0:
         raise InputError(f"{path}: expected frame 0 of a file with one image, got {frame}")
     if path.suffix.lower() == ".npy":
-        try:
-            image = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: expected an array of numpy, got {error}") from None
+        image = read_npy(path, "an image")
         if image.ndim != 2 or image.dtype.kind not in "iuf":
             raise InputError(
                 f"{path}: expected an image of two axes, got {image.shape} {image.dtype}"

@@ -39,7 +39,7 @@ def read_image(path: str | Path, shape: tuple[int, int], what: str) -> np.ndarra
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            image = np.load(path, allow_pickle=False)
+            image = read_npy(path, what)
         elif suffix in (".h5", ".hdf", ".hdf5", ".nxs"):
             image = _from_hdf5(path, what)
         else:
@@ -53,6 +53,30 @@ def read_image(path: str | Path, shape: tuple[int, int], what: str) -> np.ndarra
     if image.dtype.kind not in "biuf":
         raise InputError(f"{path}: expected {what} of real numbers, got {image.dtype}")
     return np.ascontiguousarray(image, np.float64)
+
+
+def read_npy(path: Path, what: str) -> np.ndarray:
+    """An array of numpy's.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    # For a damaged header numpy raises whatever the parsers of Python do (ValueError, EOFError,
+    # TokenError, SyntaxError, TypeError), and MemoryError for a shape that is none.
+    except Exception as error:
+        raise InputError(f"{path}: expected {what}, got {_told(error)}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: expected {what}, got an archive of several arrays")
+    return array
+
+
+def _told(error: Exception) -> str:
+    """An error of other people's code in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _from_hdf5(path: Path, what: str) -> np.ndarray:
@@ -78,5 +102,10 @@ def _from_fabio(path: Path, what: str) -> np.ndarray:
             f"{path}: expected {what} as .npy or .h5, got {path.suffix}: for other images install "
             "fabio (pip install nucleate[images])"
         ) from error
-    with fabio.open(path) as image:
-        return np.asarray(image.data)
+    try:
+        with fabio.open(str(path)) as image:
+            return np.array(image.data)
+    # Its parsers raise whatever they trip over in a file that is cut off: AttributeError, KeyError,
+    # zlib.error and others.
+    except Exception as error:
+        raise InputError(f"{path}: expected {what}, got {_told(error)}") from error
