@@ -475,6 +475,63 @@ def test_a_curve_gives_the_scale_and_what_is_missing_is_asked_for(tmp_path, comm
     assert "give --poni" in told
 
 
+def test_the_error_of_a_transmission_is_over_the_one_that_was_used(tmp_path, command):
+    """Told, of a frame, or of a recording that brings it; without one there is no share."""
+    geometry, counts, _ = simulated_standard(1e11, 2.0, 0.5, 0.1)
+    image = np.random.default_rng(4).poisson(counts).astype("<u4")
+    start = StreamStart("saxs", "r", "image", SHAPE, "<u4", {}, {"poni": geometry.to_poni()})
+    with SpoolWriter(tmp_path / "saxs.h5", start) as spool:
+        spool.append(ImageFrame("saxs", 0, 1, 2.0, image, 1.0, 0.5))
+        spool.close(StreamEnd("saxs", "r", 1))
+    np.save(tmp_path / "gc.npy", image)
+    (tmp_path / "g.poni").write_text(geometry.to_poni())
+    q = np.linspace(0.1, 2.4, 80)
+    value = glassy_carbon().per_cm(q)
+    np.savetxt(tmp_path / "gc.txt", np.stack([q, value, 0.01 * value], axis=1))
+    error = ("--thickness-cm", "0.1", "--thickness-err-cm", "0.003", "--transmission-err", "0.02")
+    told = ("--monitor", "1", "--exposure", "2", "--transmission", "0.5")
+    expected = f"thickness and transmission {100 * math.hypot(0.03, 0.04):.2g} %"
+    for arguments in (
+        (tmp_path / "saxs.h5",),
+        (tmp_path / "gc.npy", *told, "--poni", tmp_path / "g.poni"),
+        (tmp_path / "gc.txt", "--transmission", "0.5"),
+    ):
+        done = command("absolute", *arguments, *error)
+        assert done.code == 0, done.err
+        assert expected in done.out
+    line = refused(command("absolute", tmp_path / "gc.txt", *error))
+    assert "expected --transmission beside --transmission-err, got none" in line
+    for option in ("--transmission-err", "--thickness-err-cm"):
+        done = command("absolute", tmp_path / "gc.txt", "--thickness-cm", "0.1", option, "-0.1")
+        assert done.code == 2
+        assert option in done.err
+        line = refused(command("absolute", tmp_path / "gc.txt", *told, *error, option, "inf"))
+        assert "finite" in line
+
+
+def test_frames_and_options_that_cannot_be(agbh, tmp_path, command):
+    (tmp_path / "s.poni").write_text(Geometry(**SMALL_ANGLES).to_poni())
+    rest = ("--poni", tmp_path / "s.poni", "--to", tmp_path / "t.poni")
+    assert command("geometry", agbh, *rest, "--rings", "0").code == 2
+    for value in ("0", "-1", "nan"):
+        line = refused(command("geometry", agbh, *rest, "--max-rms", value))
+        assert f"--max-rms: expected pixels above 0, got {value}" in line
+    (tmp_path / "empty.npy").write_bytes(b"")
+    line = refused(command("geometry", tmp_path / "empty.npy", *rest))
+    assert "empty.npy: expected an image, got No data left in file" in line
+    np.save(tmp_path / "complex.npy", np.full((8, 8), 1j))
+    line = refused(command("geometry", tmp_path / "complex.npy", *rest))
+    assert "complex128" in line
+    (tmp_path / "empty.txt").write_text("")
+    line = refused(command("absolute", tmp_path / "empty.txt", "--thickness-cm", "0.1"))
+    assert "empty.txt: expected rows of q, I, sigma" in line
+    half = np.full((8, 8), 2.5, np.float16)
+    np.save(tmp_path / "half.npy", half)
+    image = read_exposure(tmp_path / "half.npy").image
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image, 2.5)
+
+
 @pytest.mark.real_data
 def test_a_real_glassy_carbon(standards, command):
     """Its shape is NIST's, and the flux that the scale tells is that of a bending magnet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,7 +56,9 @@ def geometry(
         "AgBh"
     ),
     mask: Mask = None,
-    rings: Annotated[int | None, typer.Option(help="Use so many rings, from within.")] = None,
+    rings: Annotated[
+        int | None, typer.Option(min=1, help="Use so many rings, from within.")
+    ] = None,
     fix: Annotated[
         str | None,
         typer.Option(
@@ -75,8 +78,11 @@ def geometry(
     """Refine a geometry with pyFAI on a frame of a calibrant; write it if it is good."""
     from pipeline.calibrate.exposures import read_exposure
     from pipeline.calibrate.refinement import poni_text, refine_geometry
+    from pipeline.reduce.errors import InputError
     from pipeline.reduce.geometry import read_geometry
 
+    if not 0.0 < max_rms < float("inf"):
+        raise InputError(f"--max-rms: expected pixels above 0, got {max_rms:g}")
     _require_target(to, force)
     start = read_geometry(poni)
     exposure = read_exposure(
@@ -109,16 +115,16 @@ def absolute(
     measured: Annotated[
         Path,
         typer.Argument(
-            help="Curve of the standard (text of 3 columns, NXcanSAS), not in 1/cm, or a frame."
+            help="Curve of the standard (text of 3 or 4 columns, NXcanSAS) not in 1/cm, or a frame."
         ),
     ],
     standard: Annotated[
         str, typer.Option(help="glassy-carbon (NIST SRM 3600) or water.")
     ] = "glassy-carbon",
     thickness_cm: Annotated[float | None, typer.Option(help="Of the standard.")] = None,
-    thickness_err_cm: Annotated[float, typer.Option(help="Its standard error.")] = 0.0,
+    thickness_err_cm: Annotated[float, typer.Option(min=0, help="Its standard error.")] = 0.0,
     transmission: Annotated[float | None, typer.Option(help="Of the standard, 0 to 1.")] = None,
-    transmission_err: Annotated[float, typer.Option(help="Its standard error.")] = 0.0,
+    transmission_err: Annotated[float, typer.Option(min=0, help="Its standard error.")] = 0.0,
     monitor: Annotated[
         float | None, typer.Option(help="Flux over nominal flux, as the run's frames have it.")
     ] = None,
@@ -187,14 +193,14 @@ def absolute(
             mask=mask,
         )
 
-    def curve(path: Path, told: Conditions, prefix: str) -> MeasuredCurve:
+    def curve(path: Path, told: Conditions, prefix: str) -> tuple[MeasuredCurve, float | None]:
         return _measure(path, told, settings, read, prefix)
 
-    whole = curve(measured, Conditions(monitor, transmission, exposure), "")
+    whole, used = curve(measured, Conditions(monitor, transmission, exposure), "")
     empty = None
     if background is not None:
         told = Conditions(background_monitor, background_transmission, background_exposure)
-        empty = curve(background, told, "background-")
+        empty, _ = curve(background, told, "background-")
     net = whole if empty is None else whole.without(empty)
     fit = fit_scale(
         net.q_per_nm,
@@ -203,10 +209,9 @@ def absolute(
         known,
         q_range_per_nm=_interval(q_range),
         offset=offset,
-        relative_input_error=(
-            (thickness_err_cm / thickness_cm) ** 2 + (transmission_err / (transmission or 1.0)) ** 2
-        )
-        ** 0.5,
+        relative_input_error=_inputs_error(
+            (thickness_err_cm, thickness_cm), (transmission_err, used), measured
+        ),
     )
     _print_scale(fit, known.name, name)
     if background_to is not None and empty is not None:
@@ -221,15 +226,18 @@ def _measure(
     settings: AreaReduction,
     read: Callable[[Path], Exposure],
     prefix: str,
-) -> MeasuredCurve:
-    """A curve out of a file of curves, or out of a frame of which all is known."""
+) -> tuple[MeasuredCurve, float | None]:
+    """A curve out of a file of curves, or out of a frame of which all is known.
+
+    With the transmission that it was divided by; None = by none.
+    """
     from pipeline.calibrate.measured import Conditions, curve_of_file, curve_of_frame, is_curve
     from pipeline.reduce.errors import InputError
 
     if not path.exists():
         raise InputError(f"{path}: expected a curve or a frame, got no such file")
     if is_curve(path):
-        return curve_of_file(path, told)
+        return curve_of_file(path, told), told.transmission
     exposure = read(path)
     values = {
         "monitor": told.monitor if told.monitor is not None else exposure.monitor,
@@ -241,7 +249,29 @@ def _measure(
     missing = [f"--{prefix}{name}" for name, value in values.items() if value is None]
     if missing:
         raise InputError(f"{path}: expected {', '.join(missing)}, got none: the file has no such")
-    return curve_of_frame(exposure, Conditions(*values.values()), settings)
+    used = Conditions(*values.values())
+    return curve_of_frame(exposure, used, settings), used.transmission
+
+
+def _inputs_error(
+    thickness: tuple[float, float], transmission: tuple[float, float | None], measured: Path
+) -> float:
+    """Relative standard error of thickness and transmission together, each (error, value)."""
+    from pipeline.reduce.errors import InputError
+
+    error, value = transmission
+    if error > 0.0 and value is None:
+        raise InputError(
+            f"{measured}: expected --transmission beside --transmission-err, got none: the curve "
+            "does not say which one it was divided by"
+        )
+    relative = math.hypot(thickness[0] / thickness[1], 0.0 if value is None else error / value)
+    if not math.isfinite(relative):
+        raise InputError(
+            f"{measured}: expected finite --thickness-err-cm and --transmission-err, got "
+            f"{thickness[0]:g} and {error:g}"
+        )
+    return relative
 
 
 def _settings(config: Path | None, stream: str, poni: Path | None) -> AreaReduction:
