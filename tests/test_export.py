@@ -427,9 +427,14 @@ def test_http_and_command_give_the_same(
         (
             "nxcansas;stream=absorbance",
             404,
-            "expected a run with absorbance/curves, got a container without",
+            "expected a run's container with absorbance/curves, got one without: ask for "
+            "container/full/RUN?format=nxcansas;stream=absorbance",
         ),
-        ("text", 400, "text holds one curve: expected frame=N, got none"),
+        (
+            "text",
+            400,
+            "text holds one curve: expected format=text;frame=N, got no frame in the format",
+        ),
         ("text;frame=two", 400, "expected frame as a number, got two"),
         ("text;frame=2;unit=nm", 400, "expected unit 1/A or 1/nm, got nm"),
         ("text;frams=2", 400, "expected stream, frame, frames or unit, got frams"),
@@ -447,7 +452,7 @@ def test_containers_that_are_no_runs(stored: Stored) -> None:
     for container in (f"{stored.run}/saxs", "raw", ""):
         response = stored.get("nxcansas", container)
         assert response.status_code == 404, response.text
-        assert "expected a run with saxs/curves" in response.json()["detail"]
+        assert "expected a run's container with saxs/curves" in response.json()["detail"]
 
 
 def test_formats_of_tiled_itself_are_still_there(stored: Stored) -> None:

@@ -495,7 +495,7 @@ replay:
         ("[{stream: waxs}, {stream: waxs}]", "got saxs, waxs, waxs"),
         ("[{strem: waxs}]", "replay.also.0.strem is not known here; did you mean stream?"),
         ("[{stream: waxs, also: []}]", "replay.also.0.also is not known here"),
-        ("3", "replay.also should be a valid tuple"),
+        ("3", "replay.also should be a list"),
     ],
 )
 def test_further_streams_that_make_no_sense(also, line):
