@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 from pipeline.cli import main
 from pipeline.cli.app import app
 from pipeline.cli.supervisor import HOPELESS
+from pipeline.reduce.geometry import Geometry
 from tests.support import REPOSITORY, StoreProcess, nucleate
 
 SMALL = """\
@@ -96,6 +98,50 @@ def test_configs_that_come_along_are_good(command: Command) -> None:
         done = command("config", "check", path)
         assert done.code == 0, done.err
         assert "good" in done.out
+
+
+def test_files_that_a_config_names_are_tried(command: Command, tmp_path: Path) -> None:
+    geometry = Geometry(1.9, 1e-3, 1e-3, 0.1, 1e-4, 1e-4, shape=(20, 30))
+    (tmp_path / "a.poni").write_text(geometry.to_poni())
+    np.save(tmp_path / "mask.npy", np.zeros((20, 30)))
+    np.save(tmp_path / "flat.npy", np.ones((30, 20)))
+    (tmp_path / "dark.npy").write_bytes(b"")
+    (tmp_path / "b.txt").write_text("1 2\n")
+    (tmp_path / "named.poni").write_text(
+        geometry.to_poni().replace('{"pixel1"', '{"filename": "gone.h5", "pixel1"')
+    )
+    path = tmp_path / "c.yaml"
+
+    def check(saxs: str, waxs: str = "") -> list[str]:
+        path.write_text(f"saxs: {{reduce: {{{saxs}}}}}\nwaxs: {{reduce: {{{waxs}}}}}\n")
+        done = command("config", "check", path)
+        lines = done.err.splitlines()
+        assert done.code == (1 if lines else 0), done
+        assert ("good" in done.out) == (not lines)
+        start = f"nucleate: {path}: "
+        assert all(line.startswith(start) for line in lines)
+        return [line.removeprefix(start) for line in lines]
+
+    assert check("poni_file: a.poni, mask_file: mask.npy, sensor: {thickness_um: 320}") == []
+    gone = check("poni_file: g.poni, mask_file: m.npy, background_file: b.dat", "dark_file: d.npy")
+    keys = ["saxs.reduce.poni_file", "saxs.reduce.mask_file", "saxs.reduce.background_file"]
+    assert [line.partition(": ")[0] for line in gone] == [*keys, "waxs.reduce.dark_file"]
+    assert all(str(tmp_path) in line and "no such file" in line for line in gone)
+    wrong = check(
+        "poni_file: a.poni, flat_file: flat.npy, dark_file: dark.npy, background_file: b.txt, "
+        "sensor: {material: Unobtainium, thickness_um: 1}",
+        "poni_file: named.poni",
+    )
+    told = (
+        ("saxs.reduce.dark_file", "No data left in file"),
+        ("saxs.reduce.flat_file", "of (20, 30), as the frames, got (30, 20)"),
+        ("saxs.reduce.background_file", "rows of q, I, sigma"),
+        ("saxs.reduce.sensor", "Unobtainium"),
+        ("waxs.reduce.poni_file", "gone.h5: expected the detector's NeXus file"),
+    )
+    for line, (key, text) in zip(wrong, told, strict=True):
+        assert line.startswith(f"{key}: ")
+        assert text in line
 
 
 def test_what_cannot_be_replayed(command: Command, tmp_path: Path, config: Path) -> None:

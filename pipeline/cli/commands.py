@@ -224,7 +224,15 @@ def wiring(
 
 
 def config_check(file: Path) -> None:
+    """Say whether a config is good and the files that it names can be used."""
+    from pipeline.cli.config_files import problems
+
     config = load_config(file)
+    found = problems(config)
+    for line in found:
+        print(f"nucleate: {file}: {line}", file=sys.stderr)
+    if found:
+        raise typer.Exit(1)
     streams = configs.streams_of(config)
     listed = ", ".join(streams) or "no detectors"
     out.print(f"{file}: good ({config.name}; {listed})", markup=False, soft_wrap=True)
