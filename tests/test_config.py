@@ -1,5 +1,6 @@
 """Configs: what is wrong is said in one line with its place; those in configs/ are right."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import RunConfig
+from pipeline.config.inputs import geometries, input_files, input_hashes
 from pipeline.config.loader import (
     ConfigError,
     config_to_yaml,
@@ -164,6 +166,37 @@ def test_files_are_relative_to_the_config(tmp_path):
     assert config.saxs.reduce.mask_file == "/m.npy"
     assert config.saxs.reduce.background_file is None
     assert config.replay.poni_file == "b.poni"  # relative to the recording, not to the config
+
+
+def test_inputs_are_all_that_the_reduction_reads(tmp_path):
+    """The detector's file of a PONI file too, relative to it; the last of appended entries."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    text = 'Detector_config: {"filename": "old.h5"}\nDetector_config: {"filename": "pixels.h5"}\n'
+    (folder / "a.txt").write_text(text)
+    (folder / "pixels.h5").write_bytes(b"pixels")
+    (tmp_path / "w.nxs").write_bytes(b"\xff")
+    path = tmp_path / "x.yaml"
+    path.write_text("saxs: {reduce: {poni_file: deep/a.txt}}\nwaxs: {reduce: {poni_file: w.nxs}}\n")
+    config = load_config(path)
+    files = [folder / "a.txt", tmp_path / "w.nxs", folder / "pixels.h5"]
+    assert input_files(config) == files
+    told = {entry["file"]: entry["sha256"] for entry in input_hashes(path, config)}
+    assert list(told) == [str(file) for file in (path, *files)]
+    assert told[str(folder / "pixels.h5")] == hashlib.sha256(b"pixels").hexdigest()
+    # What is PONI text, whatever its name, is quoted.
+    expected = {"saxs": text, "waxs": str(tmp_path / "w.nxs"), "other": "theirs"}
+    assert geometries(config, {"saxs": "no", "other": "theirs"}) == expected
+    for bad in (
+        "no colon",
+        "Detector_config: {",
+        "Detector_config: 3",
+        'Detector_config: {"a": 1}',
+    ):
+        (folder / "a.txt").write_text(bad)
+        assert input_files(config) == files[:2]
+    (folder / "a.txt").unlink()
+    assert input_files(config) == files[:2]
 
 
 def test_missing_file_names_the_nearest(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Iterable
 from importlib import metadata
@@ -10,11 +11,14 @@ from pathlib import Path
 
 from pipeline.config.run import RunConfig
 
+# Of geometries that are no PONI text, as `pipeline.reduce.geometry.read_geometry` tells them.
+_OTHER_GEOMETRIES = (".h5", ".hdf", ".hdf5", ".nxs", ".dat", ".fit2d")
+
 
 def input_files(config: RunConfig) -> list[Path]:
-    """Files that a config's reduction names."""
+    """Files that a config's reduction names, and those of detectors that its PONI files name."""
     named = [
-        name
+        Path(name)
         for reduce in (config.saxs.reduce, config.waxs.reduce)
         for name in (
             reduce.poni_file,
@@ -23,8 +27,32 @@ def input_files(config: RunConfig) -> list[Path]:
             reduce.flat_file,
             reduce.background_file,
         )
+        if name is not None
     ]
-    return [Path(name) for name in named if name is not None]
+    ponis = [reduce.poni_file for reduce in (config.saxs.reduce, config.waxs.reduce)]
+    detectors = [_detector_file(Path(name)) for name in ponis if name is not None]
+    return [*named, *(path for path in detectors if path is not None)]
+
+
+def _detector_file(poni_file: Path) -> Path | None:
+    """The file that a PONI file names for its detector's pixels.
+
+    None if it names none, or cannot be read: whoever needs the geometry says so.
+    """
+    if poni_file.suffix.lower() in _OTHER_GEOMETRIES or not poni_file.is_file():
+        return None
+    name = None
+    for line in poni_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() != "detector_config":
+            continue
+        try:
+            config = json.loads(value)
+        except json.JSONDecodeError:
+            config = None
+        # A file to which calibrations were appended counts by its last entries.
+        name = config.get("filename") if isinstance(config, dict) else None
+    return poni_file.parent / name if isinstance(name, str) and name else None
 
 
 def input_hashes(config_file: Path, config: RunConfig) -> list[dict[str, str]]:
@@ -57,7 +85,8 @@ def geometries(config: RunConfig, of_streams: dict[str, str]) -> dict[str, str]:
     Parameters
     ----------
     config
-        Its ``poni_file`` overrides what the detector says. A NeXus file is named, not quoted.
+        Its ``poni_file`` overrides what the detector says. What is no PONI text is named, not
+        quoted.
     of_streams
         What the detectors say, by stream.
     """
@@ -65,8 +94,10 @@ def geometries(config: RunConfig, of_streams: dict[str, str]) -> dict[str, str]:
     found = dict(of_streams)
     for stream, name in overriding.items():
         if name is not None:
-            is_text = Path(name).suffix.lower() == ".poni"
-            found[stream] = Path(name).read_text(encoding="utf-8") if is_text else name
+            is_text = Path(name).suffix.lower() not in _OTHER_GEOMETRIES
+            found[stream] = (
+                Path(name).read_text(encoding="utf-8", errors="replace") if is_text else name
+            )
     return found
 
 
