@@ -460,6 +460,8 @@ def test_a_curve_gives_the_scale_and_what_is_missing_is_asked_for(tmp_path, comm
     told = refused(command("absolute", path, "--thickness-cm", "0.1", "--q-range", "5:6"))
     assert "expected 5 points or more" in told
     assert "the curve has q 0.1 to 2.4" in told
+    told = refused(command("absolute", path, "--thickness-cm", "0.1", "--standard", "water"))
+    assert "expected a curve of the shape of water" in told
     told = refused(command("absolute", path, "--thickness-cm", "0.1", "--standard", "lupolen"))
     assert "glassy-carbon or water, got lupolen" in told
     np.savetxt(

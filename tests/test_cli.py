@@ -115,10 +115,10 @@ def test_files_that_a_config_names_are_tried(command: Command, tmp_path: Path) -
     def check(saxs: str, waxs: str = "") -> list[str]:
         path.write_text(f"saxs: {{reduce: {{{saxs}}}}}\nwaxs: {{reduce: {{{waxs}}}}}\n")
         done = command("config", "check", path)
-        lines = done.err.splitlines()
+        lines = done.err.removeprefix("nucleate: ").splitlines()
         assert done.code == (1 if lines else 0), done
         assert ("good" in done.out) == (not lines)
-        start = f"nucleate: {path}: "
+        start = f"{path}: "
         assert all(line.startswith(start) for line in lines)
         return [line.removeprefix(start) for line in lines]
 

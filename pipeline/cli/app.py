@@ -126,11 +126,17 @@ def export(
         str, typer.Option("--format", help="nxcansas: one file; text: one file a frame.")
     ] = "nxcansas",
     unit: Annotated[str, typer.Option(help="Of q: 1/A or 1/nm.")] = "1/A",
-    to: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write; a folder, for text of several frames. By default named after the "
+            "run, in the current folder."
+        ),
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     tiled: TiledUrl = None,
 ) -> None:
-    """Write a run's curves as NXcanSAS, which SasView opens, or as 3 columns of text."""
+    """Write a run's curves as NXcanSAS, which SasView opens, or as columns of text."""
     commands.export(run, stream, frame, frames, form, unit, to, data_dir, tiled)
 
 

@@ -24,6 +24,8 @@ calibrate_app = typer.Typer(
 
 # Relative; half of what NIST certifies the scale to.
 _NOTED_SHAPE_ERROR = 0.0125
+# From here on it is another sample: water for glassy carbon came out at 0.38, a polymer at 4.8.
+_WORST_SHAPE_ERROR = 0.2
 
 Frame = Annotated[int, typer.Option("--frame", help="Which one, where the file has several.")]
 Stream = Annotated[
@@ -333,6 +335,14 @@ def _print_scale(fit: ScaleFit, standard: str, stream: str) -> None:
         print(
             f"# constant that was taken off, before scaling: {fit.offset:.4g} +- "
             f"{fit.offset_error:.2g}"
+        )
+    if fit.shape_error > _WORST_SHAPE_ERROR * fit.scale:
+        from pipeline.reduce.errors import InputError
+
+        raise InputError(
+            f"expected a curve of the shape of {standard}, got one whose scale differs by "
+            f"{percent(fit.shape_error)} between parts of its range: is it another sample or "
+            "geometry, is a background left, or --q-range too wide? No scale is given"
         )
     if fit.shape_error > _NOTED_SHAPE_ERROR * fit.scale:
         print("# note: the curve has not the standard's shape: is a background left, or --q-range")

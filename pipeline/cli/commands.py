@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipeline.access import AlertFollower, TiledAddress, TiledHttp
 from pipeline.cli import configs, queries
+from pipeline.cli.config_files import require
 from pipeline.cli.screen import Screen
 from pipeline.cli.session import Session, SessionError, free_port, running_server
 from pipeline.cli.supervisor import Supervisor
@@ -37,6 +38,7 @@ def run(
 ) -> None:
     """Acquire and analyse; Ctrl-C ends the run in good order, a second one at once."""
     config = load_config(config_file)
+    require(config_file, config)
     streams = configs.acquired_streams(config)
     if not streams:
         raise SessionError(f"{config_file}: acquisition.devices names no detector")
@@ -98,6 +100,7 @@ def replay(
     if config_file is None:
         config_file = configs.recorded(recording, data_dir)
     config = load_config(config_file)
+    require(config_file, config)
     source = open_recording(recording, config.replay)
     session = Session(data_dir, config_file, tuple(source.streams), tiled_url=tiled, port=port)
     with Screen(session, config, err) as screen:
@@ -225,14 +228,8 @@ def wiring(
 
 def config_check(file: Path) -> None:
     """Say whether a config is good and the files that it names can be used."""
-    from pipeline.cli.config_files import problems
-
     config = load_config(file)
-    found = problems(config)
-    for line in found:
-        print(f"nucleate: {file}: {line}", file=sys.stderr)
-    if found:
-        raise typer.Exit(1)
+    require(file, config)
     streams = configs.streams_of(config)
     listed = ", ".join(streams) or "no detectors"
     out.print(f"{file}: good ({config.name}; {listed})", markup=False, soft_wrap=True)

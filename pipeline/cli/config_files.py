@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import RunConfig
+from pipeline.config.loader import ConfigError
 from pipeline.config.reduce import AreaReduction
 
 _FILES = ("poni_file", "mask_file", "dark_file", "flat_file", "background_file")
@@ -26,6 +27,12 @@ def problems(config: RunConfig) -> list[str]:
         if settings.sensor is not None or any(getattr(settings, name) for name in _FILES):
             found += [f"{stream}.reduce.{line}" for line in _of_stream(settings)]
     return found
+
+
+def require(config_file: Path, config: RunConfig) -> None:
+    """Raise `ConfigError` with all `problems` of a config, before any process is started."""
+    if lines := problems(config):
+        raise ConfigError([f"{config_file}: {line}" for line in lines])
 
 
 def _of_stream(settings: AreaReduction) -> list[str]:

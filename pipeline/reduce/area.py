@@ -102,7 +102,9 @@ class ReduceArea:
         self._background = None
         subtracted = stream.kind == "curve" and stream.metadata.get("background_subtracted")
         if self.settings.background_file is not None and not subtracted:
-            self._background = Background(self.settings, self._q_per_nm, self._absolute)
+            # Of curves that do not say, nobody knows.
+            absolute = self._absolute if stream.kind == "image" else stream.metadata.get("absolute")
+            self._background = Background(self.settings, self._q_per_nm, absolute)
 
     def process(self, message: ImageFrame | PackedImageFrame | CurveFrame, /) -> Iterable[Curve]:
         """The curve of one frame.
