@@ -8,7 +8,8 @@ A pixel's corrected intensity is::
 ====================  ==========================================================  ================
 what                  formula                                                     module
 ====================  ==========================================================  ================
-dead time             counts that came while a pixel was busy                     `dead_time`
+mask                  pixels that are never used                                  `mask`
+dead time             counts that came while a pixel was busy                     see below
 dark                  counts of a frame without beam                              `dark`
 s, solid angle        cos^3 a, a = angle of incidence                             `solid_angle`
 p, polarisation       1 - sin^2 2theta (1 + f cos 2chi) / 2                       `polarization`
@@ -23,7 +24,9 @@ background            a curve, subtracted in the units of the reduced one       
 s, p, e, a, l and f do not change while a geometry lasts: `static_weights` multiplies them, and the
 integration divides sums of counts by sums of weights. The parallax of a thick sensor is no factor
 but moves pixels: `sensor.parallax_layer` says by what, and
-`pipeline.reduce.geometry.corner_positions` does it.
+`pipeline.reduce.geometry.corner_positions` does it. Dead time changes every pixel of every frame:
+`pipeline.kernels.pixel_preparation`, on the path of `pipeline.reduce.ring`. Pixels that are invalid
+in one frame only leave the sums in the kernels, see `pipeline.kernels.integration`.
 """
 
 from pipeline.reduce.corrections.flat import read_flat
