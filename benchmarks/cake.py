@@ -14,13 +14,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmarks.integration import FRAMES, geometry_of
+from benchmarks.pyfai_twin import pyfai_twin
 from pipeline.config.reduce import AreaReduction, Cake
 from pipeline.reduce.cake import CakeIntegrator
 
@@ -31,10 +31,6 @@ TO_180_DEG = 180.0 / (1.0 + 2.0**-23)
 
 def measure(name: str, rounds: int) -> None:
     """Print one row a method for one size of frame."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pyFAI.detectors import Detector
-        from pyFAI.integrator.azimuthal import AzimuthalIntegrator
     shape, dtype = FRAMES[name]
     random = np.random.default_rng(0)
     image = random.poisson(20.0, shape).astype(dtype)
@@ -45,16 +41,7 @@ def measure(name: str, rounds: int) -> None:
     ours = CakeIntegrator(geometry, shape, AreaReduction(), CAKE, masked=masked)
     prepared_s = time.perf_counter() - begin
     level = CakeIntegrator(geometry, shape, AreaReduction(), CAKE, masked=masked, level=True)
-    pyfai = AzimuthalIntegrator(
-        dist=geometry.distance_m,
-        poni1=geometry.poni1_m,
-        poni2=geometry.poni2_m,
-        rot1=geometry.rot1_rad,
-        rot2=geometry.rot2_rad,
-        rot3=geometry.rot3_rad,
-        detector=Detector(geometry.pixel1_m, geometry.pixel2_m, max_shape=shape),
-        wavelength=geometry.wavelength_nm * 1e-9,
-    )
+    pyfai = pyfai_twin(geometry, shape)
 
     def of_pyfai(algorithm: str) -> Any:
         return pyfai.integrate2d(

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from benchmarks.pyfai_twin import pyfai_twin
 from pipeline.bus import bslz4
 from pipeline.config.reduce import AreaReduction
 from pipeline.reduce.geometry import Geometry
@@ -182,20 +182,7 @@ def _print_agreement(name: str, plain: tuple, packed: tuple, expected) -> None:
 def _pyfai(
     geometry: Geometry, image: np.ndarray, masked: np.ndarray, bins: int, algorithm: str
 ) -> Callable:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pyFAI.detectors import Detector
-        from pyFAI.integrator.azimuthal import AzimuthalIntegrator
-    integrator = AzimuthalIntegrator(
-        dist=geometry.distance_m,
-        poni1=geometry.poni1_m,
-        poni2=geometry.poni2_m,
-        rot1=geometry.rot1_rad,
-        rot2=geometry.rot2_rad,
-        rot3=geometry.rot3_rad,
-        detector=Detector(geometry.pixel1_m, geometry.pixel2_m, max_shape=image.shape),
-        wavelength=geometry.wavelength_nm * 1e-9,
-    )
+    integrator = pyfai_twin(geometry, image.shape)
     mask = masked.astype(np.int8)
     return lambda: integrator.integrate1d(
         image,

@@ -1,22 +1,17 @@
 """What bins are even in, and which pixels they see: against pyFAI, and by hand."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 
+from benchmarks.pyfai_twin import pyfai_twin
 from pipeline.config.reduce import AreaReduction
 from pipeline.messages import StreamStart
 from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.inputs import in_sectors, read_inputs
 from pipeline.reduce.integrator import Integrator
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from pyFAI.detectors import Detector
-    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
 
 SHAPE = (330, 300)
 
@@ -37,16 +32,7 @@ def make_geometry(centre=(0.45, 0.55), rot=(0.2, -0.1, 0.6)) -> Geometry:
 
 
 def pyfai(geometry, image, bins, unit, radial_range=None):
-    integrator = AzimuthalIntegrator(
-        dist=geometry.distance_m,
-        poni1=geometry.poni1_m,
-        poni2=geometry.poni2_m,
-        rot1=geometry.rot1_rad,
-        rot2=geometry.rot2_rad,
-        rot3=geometry.rot3_rad,
-        detector=Detector(geometry.pixel1_m, geometry.pixel2_m, max_shape=image.shape),
-        wavelength=geometry.wavelength_nm * 1e-9,
-    )
+    integrator = pyfai_twin(geometry, image.shape)
     return integrator.integrate1d(
         image,
         bins,
@@ -109,16 +95,7 @@ def test_logarithmic_bins_begin_above_the_beam(image):
 def test_sectors_are_azimuths_of_pixels_middles(sectors):
     geometry = make_geometry()
     inside = in_sectors(geometry, SHAPE, sectors)
-    integrator = AzimuthalIntegrator(
-        dist=geometry.distance_m,
-        poni1=geometry.poni1_m,
-        poni2=geometry.poni2_m,
-        rot1=geometry.rot1_rad,
-        rot2=geometry.rot2_rad,
-        rot3=geometry.rot3_rad,
-        detector=Detector(172e-6, 172e-6, max_shape=SHAPE),
-        wavelength=1e-10,
-    )
+    integrator = pyfai_twin(geometry, SHAPE)
     chi = np.degrees(integrator.chiArray(SHAPE))
     expected = np.zeros(SHAPE, bool)
     for start, stop in sectors:

@@ -3,7 +3,6 @@
 import math
 import time
 import uuid
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.pyfai_twin import pyfai_twin
 from pipeline.bus import bslz4, codec
 from pipeline.bus.errors import LinkRefusedError, WireError
 from pipeline.bus.link import LinkSender
@@ -44,11 +44,6 @@ from pipeline.reduce.integrator import Corners, Integrator
 from pipeline.reduce.saxs import ReduceSaxs
 from pipeline.store.layout import EVERY, LayoutError, MapNode
 from tests.support import StoreProcess
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from pyFAI.detectors import Detector
-    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
 
 # pyFAI ends a range one rounding step above what it is told.
 TO_180_DEG = 180.0 / (1.0 + 2.0**-23)
@@ -179,21 +174,7 @@ def over_the_cut(geometry, shape) -> np.ndarray:
 
 
 def pyfai(geometry, image, masked, cake, **options):
-    integrator = AzimuthalIntegrator(
-        dist=geometry.distance_m,
-        poni1=geometry.poni1_m,
-        poni2=geometry.poni2_m,
-        rot1=geometry.rot1_rad,
-        rot2=geometry.rot2_rad,
-        rot3=geometry.rot3_rad,
-        detector=Detector(
-            geometry.pixel1_m,
-            geometry.pixel2_m,
-            max_shape=image.shape,
-            orientation=geometry.orientation,
-        ),
-        wavelength=geometry.wavelength_nm * 1e-9,
-    )
+    integrator = pyfai_twin(geometry, image.shape)
     return integrator.integrate2d(
         image,
         cake.q_bins,

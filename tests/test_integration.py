@@ -1,13 +1,13 @@
 """Azimuthal integration against pyFAI, and against polygons cut by hand."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.pyfai_twin import pyfai_twin
 from pipeline.config.reduce import AreaReduction
 from pipeline.kernels import integration as kernels
 from pipeline.kernels.detector_geometry import grid_q_chi, rotation
@@ -16,11 +16,6 @@ from pipeline.reduce.corrections import static_weights
 from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry, corner_grid_m, corner_positions
 from pipeline.reduce.integrator import Integrator, flat_counts, valid_below
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from pyFAI.detectors import Detector
-    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
 
 # Three rounding steps of float32 (6e-8) in pyFAI; the goal is 1e-5.
 AGREEMENT = 1e-6
@@ -45,21 +40,7 @@ def make_geometry(
 
 
 def pyfai(geometry: Geometry, image, masked, bins, q_range=None, polarization=0.99, dummy=None):
-    integrator = AzimuthalIntegrator(
-        dist=geometry.distance_m,
-        poni1=geometry.poni1_m,
-        poni2=geometry.poni2_m,
-        rot1=geometry.rot1_rad,
-        rot2=geometry.rot2_rad,
-        rot3=geometry.rot3_rad,
-        detector=Detector(
-            geometry.pixel1_m,
-            geometry.pixel2_m,
-            max_shape=image.shape,
-            orientation=geometry.orientation,
-        ),
-        wavelength=geometry.wavelength_nm * 1e-9,
-    )
+    integrator = pyfai_twin(geometry, image.shape)
     return integrator.integrate1d(
         image,
         bins,

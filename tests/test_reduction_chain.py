@@ -1,11 +1,11 @@
 """The whole way from a frame to a curve, all corrections together, against pyFAI; both paths."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from benchmarks.pyfai_twin import pyfai_twin
 from pipeline.bus import bslz4
 from pipeline.config.reduce import AreaReduction, DeadTime
 from pipeline.messages import (
@@ -22,11 +22,6 @@ from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.saxs import ReduceSaxs
 from pipeline.reduce.waxs import ReduceWaxs
 from pipeline.runner.chain import StageChain
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from pyFAI.detectors import Detector
-    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
 
 SHAPE = (340, 310)
 GEOMETRY = Geometry(
@@ -101,16 +96,7 @@ def reduce_it(config, frame, stage=ReduceSaxs) -> Curve:
 
 def pyfai(measured, error_model="poisson", clip=None):
     _, image, flat, dark, unusable = measured
-    integrator = AzimuthalIntegrator(
-        dist=GEOMETRY.distance_m,
-        poni1=GEOMETRY.poni1_m,
-        poni2=GEOMETRY.poni2_m,
-        rot1=GEOMETRY.rot1_rad,
-        rot2=GEOMETRY.rot2_rad,
-        rot3=GEOMETRY.rot3_rad,
-        detector=Detector(GEOMETRY.pixel1_m, GEOMETRY.pixel2_m, max_shape=SHAPE),
-        wavelength=GEOMETRY.wavelength_nm * 1e-9,
-    )
+    integrator = pyfai_twin(GEOMETRY, SHAPE)
     options = {
         "unit": "q_nm^-1",
         "mask": unusable.astype(np.int8),
