@@ -87,11 +87,13 @@ def shoot_at_tiled(url: str) -> None:
 
 
 def shoot_at_all(session: Session) -> None:
-    """Hostile bytes to every socket of a run."""
+    """Hostile bytes to every socket of a run, at once: the run is over in some seconds."""
+    targets = [(zmq.DEALER, session.wiring.store)]
     for endpoints in session.wiring.frames.values():
-        shoot(zmq.DEALER, endpoints.repair, repeats=1)
-        shoot(zmq.XSUB, endpoints.live, repeats=1)
-    shoot(zmq.DEALER, session.wiring.store, repeats=1)
+        targets += [(zmq.DEALER, endpoints.repair), (zmq.XSUB, endpoints.live)]
+    with ThreadPoolExecutor(len(targets)) as shooters:
+        for shots in [shooters.submit(shoot, *target, repeats=1) for target in targets]:
+            shots.result()
     shoot_at_tiled(session.address.url)
 
 
