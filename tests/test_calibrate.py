@@ -111,6 +111,7 @@ def refused(done: Done) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("true", "moved", "calibrant", "fwhm_deg"),
     [
@@ -150,6 +151,7 @@ def test_a_known_geometry_comes_back_within_its_errors(true, moved, calibrant, f
     assert result.geometry.wavelength_nm == truth.wavelength_nm
 
 
+@pytest.mark.slow
 def test_what_is_fixed_stays(agbh):
     start = Geometry(**(SMALL_ANGLES | {"distance_m": 0.802, "poni1_m": 0.0302}))
     result = refine_geometry(read_exposure(agbh), start, "AgBh", fix=["distance", "rot1", "rot2"])
@@ -162,6 +164,7 @@ def test_what_is_fixed_stays(agbh):
         refine_geometry(read_exposure(agbh), start, "AgBh", fix=names)
 
 
+@pytest.mark.slow
 def test_command_writes_what_pyfai_reads(agbh, tmp_path, command):
     start, to = tmp_path / "start.poni", tmp_path / "new.poni"
     start.write_text(
@@ -188,6 +191,7 @@ def test_command_writes_what_pyfai_reads(agbh, tmp_path, command):
     assert list(tmp_path.glob("*.partial")) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_written_where_nothing_was_found(agbh, tmp_path, command):
     start, to = tmp_path / "start.poni", tmp_path / "new.poni"
     start.write_text(Geometry(**SMALL_ANGLES).to_poni())

@@ -522,6 +522,7 @@ def test_a_stream_of_another_kind_and_place(tmp_path):
 # --- the command line, all of it --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_with_three_detectors_by_the_command_line(store, tmp_path):
     """Two frames of reflections, by HTTP; and the recording, played again, bit for bit."""
     config = yaml.safe_load(CONFIG.read_text())
