@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -26,6 +25,7 @@ from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
 from pipeline.reduce.images import ImageReducer
 from pipeline.reduce.inputs import read_inputs
+from pipeline.reduce.integrator import packed_zeros
 
 
 class ReduceArea:
@@ -78,7 +78,7 @@ class ReduceArea:
             )
             stage.reset(RunStart(run="", stream=stream))
             list(stage.process(ImageFrame("saxs", 0, 1, 1.0, image)))
-            payload = _packed_zeros(image.nbytes)
+            payload = packed_zeros(image.nbytes)
             list(stage.process(PackedImageFrame("saxs", 0, 1, 1.0, payload, (8, 8), dtype)))
 
     def reset(self, start: RunStart, /) -> None:
@@ -201,9 +201,3 @@ def _estimate(intensity: np.ndarray, finite: int, where: str) -> np.ndarray:
             f"{where}: expected errors, or scatter to estimate them from, got a line without any"
         )
     return sigma
-
-
-def _packed_zeros(size_bytes: int) -> bytes:
-    """A small image of zeros in bslz4 form: one block of literals, 15 to 269 bytes."""
-    block = bytes([15 << 4, size_bytes - 15]) + bytes(size_bytes)
-    return struct.pack(">QII", size_bytes, 8192, len(block)) + block

@@ -26,26 +26,22 @@ from pipeline.messages import (
 )
 from pipeline.reduce.binning import Binning, chosen_range, usable_range
 from pipeline.reduce.corrections import static_weights
+from pipeline.reduce.corrections.mask import unusable_pixels
 from pipeline.reduce.corrections.normalisation import Normalisation
 from pipeline.reduce.errors import InputError
 from pipeline.reduce.geometry import Geometry
-from pipeline.reduce.inputs import AreaInputs, in_sectors, read_inputs
-from pipeline.reduce.integrator import Corners, flat_counts, unpacked_counts, valid_below
+from pipeline.reduce.inputs import AreaInputs, in_sectors, read_inputs, require_valid
+from pipeline.reduce.integrator import (
+    Corners,
+    flat_counts,
+    packed_zeros,
+    unpacked_counts,
+    valid_below,
+)
+from pipeline.reduce.packing import starts_of
 
 # The store takes messages of 128 MiB at most, and a cake has three numbers of 4 bytes a cell.
 _MOST_CELLS = 10_000_000
-
-# 64 counts of 2 bytes, all 0, in bslz4 form: sizes of image, block and compressed block, then LZ4's
-# token of a literal of 15 + 113 bytes. Something to compile the decompression with.
-_ZEROS = b"".join(
-    (
-        (128).to_bytes(8, "big"),
-        (8192).to_bytes(4, "big"),
-        (130).to_bytes(4, "big"),
-        bytes((0xF0, 113)),
-        bytes(128),
-    )
-)
 
 
 class CakeIntegrator:
@@ -109,10 +105,7 @@ class CakeIntegrator:
                 f"cake: expected q_bins times azimuth_bins up to {_MOST_CELLS}, got {cake.q_bins} "
                 f"times {cake.azimuth_bins}"
             )
-        masked = np.zeros(shape, np.bool_) if masked is None else masked.copy()
-        for image in (flat, dark):
-            if image is not None:
-                masked |= ~np.isfinite(image)
+        masked = unusable_pixels(shape, masked, flat, dark)
         on_curve = masked
         if settings.sectors_deg:
             on_curve = masked | ~in_sectors(geometry, shape, settings.sectors_deg)
@@ -228,8 +221,8 @@ def pack_cake(
         offset=np.concatenate(offset),
         share=np.concatenate(share),
         segment_cell=np.concatenate(cell),
-        segment_start=_starts(np.concatenate(length)),
-        stripe_segment=_starts(np.array([len(part) for part in cell])),
+        segment_start=starts_of(np.concatenate(length)),
+        stripe_segment=starts_of(np.array([len(part) for part in cell])),
     )
 
 
@@ -240,20 +233,13 @@ def _by_cell(
     order = np.argsort(cell, kind="stable")
     cells, first, count = np.unique(cell[order], return_index=True, return_counts=True)
     length = -(-count // LANES) * LANES
-    starts = _starts(length)
+    starts = starts_of(length)
     place = np.repeat(starts[:-1] - first, count) + np.arange(len(order))
     packed_offset = np.full(starts[-1], STRIPE_PIXELS, np.uint16)
     packed_share = np.zeros(starts[-1], np.float32)
     packed_offset[place] = offset[order]
     packed_share[place] = share[order]
     return packed_offset, packed_share, cells, length
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    """Where each of the parts that follow each other begins, and where the last ends."""
-    starts = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=starts[1:])
-    return starts
 
 
 class ReduceCake:
@@ -296,7 +282,7 @@ class ReduceCake:
         integrator = CakeIntegrator(geometry, (8, 8), AreaReduction(), cake)
         for dtype in (np.uint16, np.uint32, np.float32):
             integrator(np.ones((8, 8), dtype))
-        unpacked_counts(_ZEROS, (8, 8), np.dtype("<u2"))
+        unpacked_counts(packed_zeros(128), (8, 8), np.dtype("<u2"))
 
     def reset(self, start: RunStart, /) -> None:
         """Prepare for a stream: geometry, mask, table of shares; compiles what is needed.
@@ -344,21 +330,11 @@ class ReduceCake:
             return
         where = f"{message.stream} frame {message.frame}"
         packed = isinstance(message, PackedImageFrame)
-        shape = message.shape if packed else message.image.shape
-        dtype = np.dtype(message.dtype if packed else message.image.dtype)
-        if (shape, dtype) != (self._inputs.shape, self._inputs.dtype):
-            raise BadFrameError(
-                f"{where}: expected {self._inputs.shape} {self._inputs.dtype.str}, got {shape} "
-                f"{dtype.str}"
-            )
+        self._inputs.check(message)
         factor = np.float32(self._normalisation.factor(message))
         image = self._unpack(message, where) if packed else message.image
         intensity, sigma = self._map(image, self._inputs.saturation)
-        if np.isnan(intensity).all():
-            raise BadFrameError(
-                f"{where}: expected valid pixels, got none: all that are not masked are saturated "
-                "or marked as invalid"
-            )
+        require_valid(intensity, where)
         yield self.cake(
             frame=message.frame,
             time_s=message.time_s,

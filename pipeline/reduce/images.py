@@ -15,7 +15,7 @@ from pipeline.messages import (
 )
 from pipeline.reduce.corrections.normalisation import Normalisation
 from pipeline.reduce.errors import InputError
-from pipeline.reduce.inputs import AreaInputs
+from pipeline.reduce.inputs import AreaInputs, require_valid
 from pipeline.reduce.integrator import (
     COUNTS_END,
     Corners,
@@ -96,16 +96,11 @@ class ImageReducer:
         where = f"{frame.stream} frame {frame.frame}"
         inputs = self._inputs
         packed = isinstance(frame, PackedImageFrame)
-        shape = frame.shape if packed else frame.image.shape
-        dtype = np.dtype(frame.dtype if packed else frame.image.dtype)
-        if (shape, dtype) != (inputs.shape, inputs.dtype):
-            raise BadFrameError(
-                f"{where}: expected {inputs.shape} {inputs.dtype.str}, got {shape} {dtype.str}"
-            )
+        dtype = inputs.check(frame)
         factor = self._normalisation.factor(frame)
         try:
             if packed and self._rings is not None:
-                counts = unpacked_counts(frame.payload, shape, dtype, inputs.saturation)
+                counts = unpacked_counts(frame.payload, inputs.shape, dtype, inputs.saturation)
                 intensity, sigma, _ = self._rings(counts, COUNTS_END, frame.exposure_s)
             elif packed:
                 intensity, sigma = self._integrator.packed(frame.payload, dtype, inputs.saturation)
@@ -113,11 +108,7 @@ class ImageReducer:
                 intensity, sigma = self._reduce(frame.image, frame.exposure_s)
         except InputError as error:
             raise BadFrameError(f"{where}: {error}") from error
-        if np.isnan(intensity).all():
-            raise BadFrameError(
-                f"{where}: expected valid pixels, got none: all that are not masked are saturated "
-                "or marked as invalid"
-            )
+        require_valid(intensity, where)
         return intensity * factor, sigma * factor
 
     def _reduce(self, image: np.ndarray, exposure_s: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.config.reduce import AreaReduction
 from pipeline.kernels.detector_geometry import grid_q_chi, rotation
-from pipeline.messages import StreamStart
+from pipeline.messages import BadFrameError, ImageFrame, PackedImageFrame, StreamStart
 from pipeline.reduce.corrections.dark import read_dark
 from pipeline.reduce.corrections.flat import read_flat
 from pipeline.reduce.corrections.mask import read_mask
@@ -53,6 +53,27 @@ class AreaInputs:
     dark: np.ndarray | None
     saturation: float | None
 
+    def check(self, frame: ImageFrame | PackedImageFrame) -> np.dtype:
+        """Type of a frame's pixels; `BadFrameError` if the frame is not as was announced."""
+        packed = isinstance(frame, PackedImageFrame)
+        shape = frame.shape if packed else frame.image.shape
+        dtype = np.dtype(frame.dtype if packed else frame.image.dtype)
+        if (shape, dtype) != (self.shape, self.dtype):
+            raise BadFrameError(
+                f"{frame.stream} frame {frame.frame}: expected {self.shape} {self.dtype.str}, got "
+                f"{shape} {dtype.str}"
+            )
+        return dtype
+
+
+def require_valid(intensity: np.ndarray, where: str) -> None:
+    """Raise `BadFrameError` if no bin or cell of a frame has a value."""
+    if np.isnan(intensity).all():
+        raise BadFrameError(
+            f"{where}: expected valid pixels, got none: all that are not masked are saturated "
+            "or marked as invalid"
+        )
+
 
 def read_inputs(settings: AreaReduction, stream: StreamStart) -> AreaInputs:
     """Read what the settings name and what the stream brings.
@@ -72,8 +93,6 @@ def read_inputs(settings: AreaReduction, stream: StreamStart) -> AreaInputs:
             f"{dtype}"
         )
     geometry = _geometry(settings, stream)
-    if geometry.shape is not None and geometry.shape != shape:
-        raise InputError(f"geometry: expected frames of {geometry.shape}, got {shape}")
     if (note := check_on_detector(geometry, shape)) is not None:
         _log.warning("%s: %s", stream.stream, note)
     return AreaInputs(

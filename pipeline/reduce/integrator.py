@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from pipeline.config.reduce import AreaReduction
+from pipeline.kernels.bslz4_blocks import BLOCK_BYTES
 from pipeline.kernels.bslz4_integration import integrate_bslz4, load_bslz4, plane_order
 from pipeline.kernels.detector_geometry import grid_q_chi, rotation
 from pipeline.kernels.integration import bin_sums, integrate
@@ -15,8 +17,9 @@ from pipeline.kernels.packed_table import PackedTable
 from pipeline.messages import frozen_array
 from pipeline.reduce.binning import Binning, chosen_range, usable_range
 from pipeline.reduce.corrections import parallax_layer, static_weights
+from pipeline.reduce.corrections.mask import unusable_pixels
 from pipeline.reduce.errors import InputError
-from pipeline.reduce.geometry import Geometry, corner_grid_m
+from pipeline.reduce.geometry import Geometry, check_shape, corner_grid_m
 from pipeline.reduce.packing import keep_table, load_table, pack, table_name
 
 # Counts from here on are not counts. Detectors mark gaps and dead pixels by the highest values of
@@ -125,12 +128,8 @@ class Integrator:
         dark: np.ndarray | None = None,
         cached: bool = False,
     ) -> None:
-        if geometry.shape is not None and geometry.shape != shape:
-            raise InputError(f"geometry: expected frames of {geometry.shape}, got {shape}")
-        masked = np.zeros(shape, np.bool_) if masked is None else masked.copy()
-        for image in (flat, dark):
-            if image is not None:
-                masked |= ~np.isfinite(image)
+        check_shape(geometry, shape)
+        masked = unusable_pixels(shape, masked, flat, dark)
         if masked.all():
             raise InputError("pixel mask: expected some usable pixels, got none")
         self._shape = shape
@@ -242,6 +241,12 @@ def unpacked_counts(
     damaged = load_bslz4(np.frombuffer(payload, np.uint8), dtype.itemsize, limit, counts)
     _check_whole(damaged, shape, dtype)
     return counts
+
+
+def packed_zeros(size_bytes: int) -> bytes:
+    """A small image of zeros in bslz4 form, to compile with: one block of 15 to 269 literals."""
+    block = bytes([15 << 4, size_bytes - 15]) + bytes(size_bytes)
+    return struct.pack(">QII", size_bytes, BLOCK_BYTES, len(block)) + block
 
 
 def _check_whole(damaged: int, shape: tuple[int, int], dtype: np.dtype) -> None:

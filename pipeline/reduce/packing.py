@@ -72,17 +72,17 @@ def pack(
         place=np.concatenate(place),
         share=np.ascontiguousarray(np.concatenate(share, axis=1)),
         segment_bin=np.concatenate(segment_bin),
-        segment_start=_starts(np.concatenate(length)),
+        segment_start=starts_of(np.concatenate(length)),
         segment_padding=np.concatenate(padding),
-        stripe_segment=_starts(np.array([len(part) for part in segment_bin])),
+        stripe_segment=starts_of(np.array([len(part) for part in segment_bin])),
         exact_place=np.concatenate(exact_place),
         exact_bin=np.concatenate(exact_bin),
         exact_share=np.concatenate(exact_share),
-        stripe_exact=_starts(np.array([len(part) for part in exact_bin])),
+        stripe_exact=starts_of(np.array([len(part) for part in exact_bin])),
     )
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
+def starts_of(lengths: np.ndarray) -> np.ndarray:
     """Where each of the parts that follow each other begins, and where the last ends."""
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])

@@ -36,3 +36,29 @@ def read_mask(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
         If the file cannot be used.
     """
     return read_image(path, shape, "a mask") != 0.0
+
+
+def unusable_pixels(
+    shape: tuple[int, int], masked: np.ndarray | None, *images: np.ndarray | None
+) -> np.ndarray:
+    """Pixels that are never used: those of a mask, and those that an image has no value of.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of a frame.
+    masked
+        (rows, columns) bool; None = none.
+    images
+        Flat field and dark, (rows, columns) or None; not finite = unusable.
+
+    Returns
+    -------
+    unusable
+        (rows, columns) bool, a new array.
+    """
+    unusable = np.zeros(shape, np.bool_) if masked is None else masked.copy()
+    for image in images:
+        if image is not None:
+            unusable |= ~np.isfinite(image)
+    return unusable

@@ -6,7 +6,7 @@ from pipeline.reduce.geometry.fit2d import parse_fit2d
 from pipeline.reduce.geometry.geometry import HC_EV_NM, Geometry, GeometryError, SensorLayer
 from pipeline.reduce.geometry.nexus import read_nexus
 from pipeline.reduce.geometry.nika import parse_nika
-from pipeline.reduce.geometry.pixels import corner_grid_m, corner_positions
+from pipeline.reduce.geometry.pixels import check_shape, corner_grid_m, corner_positions
 from pipeline.reduce.geometry.poni import parse_poni
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "GeometryError",
     "SensorLayer",
     "check_on_detector",
+    "check_shape",
     "corner_grid_m",
     "corner_positions",
     "parse_fit2d",

@@ -8,6 +8,12 @@ from pipeline.kernels.detector_geometry import grid_q_chi, rotation
 from pipeline.reduce.geometry.geometry import Geometry, GeometryError
 
 
+def check_shape(geometry: Geometry, shape: tuple[int, int]) -> None:
+    """Raise `GeometryError` if a geometry tells of frames of another shape."""
+    if geometry.shape is not None and geometry.shape != shape:
+        raise GeometryError(f"geometry: expected frames of {geometry.shape}, got {shape}")
+
+
 def corner_grid_m(geometry: Geometry, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Corners of all pixels on the detector.
 
@@ -29,8 +35,7 @@ def corner_grid_m(geometry: Geometry, shape: tuple[int, int]) -> tuple[np.ndarra
     GeometryError
         If the geometry is that of frames of another shape.
     """
-    if geometry.shape is not None and geometry.shape != shape:
-        raise GeometryError(f"geometry: expected frames of {geometry.shape}, got {shape}")
+    check_shape(geometry, shape)
     if geometry.corners_m is not None:
         if geometry.corners_m.shape[:2] != (shape[0] + 1, shape[1] + 1):
             raise GeometryError(
