@@ -10,7 +10,7 @@ import pytest
 from pipeline.access import TiledHttp
 from tests.support import REPOSITORY, StoreProcess, alerts_of, replayed
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
 
 def replay(recording: Path, config: str, store: StoreProcess) -> str:
@@ -29,7 +29,6 @@ def rows_of(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-@pytest.mark.slow
 def test_palladium_growth(data_dir: Path, store: StoreProcess) -> None:
     """Its experts saw noise until 286 s, spheres from 297 s, and never a superlattice."""
     folder = data_dir / "pd_growth_R13_201607"
