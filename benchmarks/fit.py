@@ -15,7 +15,9 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from detectors.sample.synthesis import Synthesis
-from pipeline.config.fit import AssemblyAnalysis, ExcitonFit, PopulationsFit
+from pipeline.config.assembly import AssemblyAnalysis
+from pipeline.config.exciton import ExcitonFit
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.fit.assembly import AnalyseAssembly
 from pipeline.fit.exciton import FitExciton

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import kstest, norm
 
 from detectors.sample.synthesis import Synthesis
-from pipeline.config.fit import AssemblyAnalysis, PopulationsFit
+from pipeline.config.assembly import AssemblyAnalysis
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.fit.assembly import AnalyseAssembly, warm_up
 from pipeline.fit.populations import FitPopulations

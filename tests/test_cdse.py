@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from pipeline.config.fit import ExcitonFit
+from pipeline.config.exciton import ExcitonFit
 from pipeline.fit.exciton import FitExciton
 from pipeline.messages import Spectrum
 

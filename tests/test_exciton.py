@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.special import erf
 
-from pipeline.config.fit import ExcitonFit
+from pipeline.config.exciton import ExcitonFit
 from pipeline.fit.exciton import FitExciton
 from pipeline.kernels import exciton as kernel
 from pipeline.kernels import sizing

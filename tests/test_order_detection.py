@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.config.assembly import AssemblyAnalysis
 from pipeline.config.detect import Detection
-from pipeline.config.fit import AssemblyAnalysis
 from pipeline.config.sample import Sample
 from pipeline.detect.order import CLIP, ShiftWatch, Superlattice
 from pipeline.messages.alerts import Alert
@@ -137,7 +137,7 @@ def test_frames_without_numbers_are_passed_over():
 def analysed(times_s, seed=0, frozen_s=None):
     """Rows that the stages make of simulated curves of the 100 C assembly."""
     from detectors.sample.synthesis import Synthesis
-    from pipeline.config.fit import PopulationsFit
+    from pipeline.config.populations import PopulationsFit
     from pipeline.fit.assembly import AnalyseAssembly
     from pipeline.fit.populations import FitPopulations
     from pipeline.messages import Curve, FittedCurve, Peak

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config.fit import AssemblyAnalysis, PopulationsFit
+from pipeline.config.assembly import AssemblyAnalysis
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.fit.assembly import AnalyseAssembly
 from pipeline.fit.populations import FitPopulations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.config.detect import Detection
-from pipeline.config.fit import PopulationsFit
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.detect.guard import Guard, Verdict
 from pipeline.detect.onsets import Regime, Switch

@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import lsq_linear
 
 from detectors.sample.synthesis import Synthesis
-from pipeline.config.fit import PopulationsFit
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.fit.populations import FitPopulations, warm_up
 from pipeline.kernels.variable_projection import solve_amplitudes

@@ -3,10 +3,12 @@
 from pydantic import Field
 
 from pipeline.config.acquisition import Acquisition
+from pipeline.config.assembly import AssemblyAnalysis
 from pipeline.config.base import Section
 from pipeline.config.detect import Detection
-from pipeline.config.fit import AssemblyAnalysis, ExcitonFit, PopulationsFit
+from pipeline.config.exciton import ExcitonFit
 from pipeline.config.plumbing import Bus, Store
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample

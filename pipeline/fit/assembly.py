@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.config.fit import AssemblyAnalysis
+from pipeline.config.assembly import AssemblyAnalysis
 from pipeline.config.sample import Sample
 from pipeline.kernels.order import (
     fill_series,

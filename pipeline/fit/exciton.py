@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.config.fit import ExcitonFit
+from pipeline.config.exciton import ExcitonFit
 from pipeline.kernels import exciton as kernel
 from pipeline.kernels import sizing
 from pipeline.messages import BadFrameError, Exciton, RunStart, Spectrum

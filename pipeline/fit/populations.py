@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.config.fit import PopulationsFit
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.kernels.sphere import mean_square_amplitude, mean_volume
 from pipeline.kernels.variable_projection import (

@@ -14,16 +14,15 @@ from pipeline.messages.frames import (
     StreamStart,
     frozen_array,
 )
+from pipeline.messages.optical import Exciton
+from pipeline.messages.order import Peak
+from pipeline.messages.populations import FittedCurve, Populations
 from pipeline.messages.results import (
     ArrayResult,
     Cake,
     Curve,
-    Exciton,
-    FittedCurve,
     FrameResults,
     MapResult,
-    Peak,
-    Populations,
     Result,
     RowResult,
     Spectrum,

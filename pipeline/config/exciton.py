@@ -1,59 +1,10 @@
-"""How curves and spectra become sizes, concentrations and order."""
+"""How spectra become sizes."""
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.config.base import Section
-
-
-class PopulationsFit(Section):
-    """Two populations of spheres on a background."""
-
-    q_min_per_nm: float = Field(default=0.2, ge=0)
-    """Left edge of what is fitted."""
-    q_max_per_nm: float = Field(default=6.0, gt=0)
-    """Right edge of what is fitted."""
-    nc_diameter_range_nm: tuple[float, float] = (2.0, 20.0)
-    """Bounds of the nanocrystals' mean diameter."""
-    nc_relative_sigma_range: tuple[float, float] = (0.03, 0.5)
-    """Bounds of their standard deviation over mean."""
-    agglomerates: bool = True
-    """Whether a population of agglomerates may be there at all."""
-    agglomerate_diameter_nm: float = Field(default=3.0, gt=0)
-    """Their mean diameter, held fixed (known from the first frames)."""
-    agglomerate_sigma_nm: float = Field(default=0.3, gt=0)
-    """Their standard deviation, held fixed."""
-    presence_sigma: float = Field(default=4.0, gt=0)
-    """A population is absent unless the curve needs it: leaving it out has to raise chi-square
-    (in units of the reduced chi-square, if that is above 1) by more than this squared, plus a
-    penalty for the parameters that are searched with it."""
-    weights: Literal["model", "measured"] = "model"
-    """``model``: sigma is that of counting, so it is taken from the model instead of from the
-    counts, which would pull the fit below them. ``measured``: sigma as it comes, for curves with
-    a background subtracted or with a sigma that was estimated."""
-    powerlaw_exponent: float | None = Field(default=4.0, gt=0)
-    """Of a background A q^-n; absent = none."""
-    flat_background: bool = True
-    """Whether a constant is fitted. It may be negative: backgrounds get over-subtracted."""
-
-
-class AssemblyAnalysis(Section):
-    """Search for order: stacks (1:2:3) and lattices (fcc, bcc, hcp) at an unknown spacing."""
-
-    spacing_range_nm: tuple[float, float] = (12.0, 20.0)
-    """Spacings that are tried: 2 pi / q of the first peak, for all kinds of order."""
-    peak_fwhm_per_nm: tuple[float, ...] = Field(default=(0.03, 0.08), min_length=1)
-    """Full widths at half maximum of the peaks that are tried, ascending."""
-    least_height: float = Field(default=0.0, ge=0)
-    """Height of a peak of S(q) over 1 below which it is no order: ``order_z`` says by how much a
-    height exceeds this. Real particles are no perfect spheres and leave a few hundredths."""
-    report_sigma: float = Field(default=4.0, gt=0)
-    """Spacing, peaks and domain are given where order_z is at least this."""
-    q_max_per_nm: float = Field(default=1.6, gt=0)
-    """Order is sought below."""
-    instrument_fwhm_per_nm: float = Field(default=0.004, ge=0)
-    """Width of the instrument, taken out of the peaks' width in quadrature."""
 
 
 class ExcitonFit(Section):

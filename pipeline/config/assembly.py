@@ -1,0 +1,23 @@
+"""How order among the particles is sought."""
+
+from pydantic import Field
+
+from pipeline.config.base import Section
+
+
+class AssemblyAnalysis(Section):
+    """Search for order: stacks (1:2:3) and lattices (fcc, bcc, hcp) at an unknown spacing."""
+
+    spacing_range_nm: tuple[float, float] = (12.0, 20.0)
+    """Spacings that are tried: 2 pi / q of the first peak, for all kinds of order."""
+    peak_fwhm_per_nm: tuple[float, ...] = Field(default=(0.03, 0.08), min_length=1)
+    """Full widths at half maximum of the peaks that are tried, ascending."""
+    least_height: float = Field(default=0.0, ge=0)
+    """Height of a peak of S(q) over 1 below which it is no order: ``order_z`` says by how much a
+    height exceeds this. Real particles are no perfect spheres and leave a few hundredths."""
+    report_sigma: float = Field(default=4.0, gt=0)
+    """Spacing, peaks and domain are given where order_z is at least this."""
+    q_max_per_nm: float = Field(default=1.6, gt=0)
+    """Order is sought below."""
+    instrument_fwhm_per_nm: float = Field(default=0.004, ge=0)
+    """Width of the instrument, taken out of the peaks' width in quadrature."""
