@@ -26,5 +26,5 @@ class DistributionCard:
     density: str
     relative_sigma_bounds: tuple[float, float]
     source: str
-    fill: Callable[..., tuple[int, int]]
-    moment: Callable[..., tuple[float, float, float]]
+    fill: Callable[..., tuple]
+    moment: Callable[..., tuple]
