@@ -1,136 +1,73 @@
-"""Fit of one free population of spheres beside fixed columns, by variable projection.
+"""Fit of up to two free populations beside fixed columns, by variable projection.
 
-The intensity is linear in its amplitudes: I = a_0 C_0 + ... + a_m-1 C_m-1 + a_m <F^2>(D, s). For
-any (D, s) the best amplitudes follow from one whitened Gram matrix, so only two parameters are
-searched. Starts come from an exhaustive table of (D, s/D): an amplitude at zero has no gradient,
-so single starts fail there; and no frame depends on the frame before it.
+The intensity is linear in its amplitudes: I = sum a_j C_j + sum b_p <F^2>_p(D_p, s_p/D_p). For any
+sizes the best amplitudes follow from one whitened Gram matrix, so only the sizes are searched, two
+numbers a population. Starts come from an exhaustive table of (D, s/D) for the crystals: an
+amplitude at zero has no gradient, so single starts fail there.
 
 Method: Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973) 413, with Kaufman's reduced Jacobian
 (BIT 15 (1975) 49) inside Levenberg-Marquardt.
 
-Conventions of all functions here: ``weight`` is 1/sigma (0 = point not used), columns and
-intensities named ``..._w`` have been multiplied with it, and the free column is the last one.
+Conventions of all functions here: ``weight`` is 1/sigma (0 = point not used); columns and
+intensities named ``..._w`` have been multiplied with it; columns are in the order of fixed ones,
+then populations (agglomerates before crystals); sizes ``at`` are (populations, 2): mean in nm and
+s/D; ``banned`` are columns to do without, as bits.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from pipeline.kernels.amplitudes import solve_amplitudes, solve_subset
+from pipeline.kernels.averages import fill_average
 from pipeline.kernels.linear import dot
-from pipeline.kernels.sphere import mean_square_amplitude
 
-SINGULAR = 1e-13
-"""A pivot of the unit-diagonal Gram matrix below this is rounding: the columns are one."""
 MAX_STEPS = 60
-"""Of Levenberg-Marquardt: a stop for one that wanders along a bound. It converges quadratically,
+"""Of Levenberg-Marquardt: a stop for one that wanders along a bound. It converges in 3 to 12 steps,
 so one that needs more comes from a start that loses anyway."""
-CONVERGED = 1e-8
-"""Relative fall of chi-square that ends the refinement."""
+CONVERGED = 1e-5
+"""Fall of chi-square that the next step promises, below which there is none: 0.003 standard errors
+from the minimum at most."""
+
+
+class Problem(NamedTuple):
+    """What does not change from frame to frame."""
+
+    kinds: np.ndarray
+    """Code of each population's distribution of sizes (p,)."""
+    nodes: np.ndarray
+    """Sizes of the tables' rows (k,), nm."""
+    steps: np.ndarray
+    """Widths that the rows stand for (k,), nm."""
+    q_max: float
+    """Largest q of the tables, 1/nm."""
+    tables: np.ndarray
+    """|F|^2 of each population at each size (p, k, n), nm^6."""
+    fixed: np.ndarray
+    """Curves of which only the amplitude is fitted (m, n)."""
+    non_negative: np.ndarray
+    """Whether each amplitude must not be negative (m + p,)."""
+    lower: np.ndarray
+    """Least mean in nm and s/D of each population (p, 2)."""
+    upper: np.ndarray
+    """Greatest (p, 2); equal to ``lower``: held."""
+    prior_nm: np.ndarray
+    """Expected mean and standard deviation of the sizes, nm (p, 2)."""
+    prior_weight: np.ndarray
+    """One over the standard deviations of these expectations, 1/nm; 0 = nothing is known (p, 2)."""
 
 
 @njit(cache=True, nogil=True)
-def _solve_subset(gram, moment, members, count, solution):
-    """Least squares on the columns ``members[:count]``; False if they are collinear.
-
-    Cholesky of the Gram matrix scaled to unit diagonal, because columns differ by 1e8.
-    """
-    factor = np.empty((count, count))
-    half = np.empty(count)
-    for i in range(count):
-        norm_i = np.sqrt(gram[members[i], members[i]])
-        if norm_i == 0.0:
-            return False
-        for j in range(i + 1):
-            norm_j = np.sqrt(gram[members[j], members[j]])
-            value = gram[members[i], members[j]] / (norm_i * norm_j)
-            for k in range(j):
-                value -= factor[i, k] * factor[j, k]
-            if i == j:
-                if value < SINGULAR:
-                    return False
-                factor[i, i] = np.sqrt(value)
-            else:
-                factor[i, j] = value / factor[j, j]
-        value = moment[members[i]] / norm_i
-        for k in range(i):
-            value -= factor[i, k] * half[k]
-        half[i] = value / factor[i, i]
-    for i in range(count - 1, -1, -1):
-        value = half[i]
-        for k in range(i + 1, count):
-            value -= factor[k, i] * solution[k]
-        solution[i] = value / factor[i, i]
-    for i in range(count):
-        solution[i] /= np.sqrt(gram[members[i], members[i]])
-    return True
+def prior_penalty(problem, p, mean, relative):
+    """What the expectations on one population add to chi-square."""
+    first = (mean - problem.prior_nm[p, 0]) * problem.prior_weight[p, 0]
+    second = (relative * mean - problem.prior_nm[p, 1]) * problem.prior_weight[p, 1]
+    return first * first + second * second
 
 
 @njit(cache=True, nogil=True)
-def solve_amplitudes(gram, moment, non_negative, banned, amplitudes):
-    """Best amplitudes of which some must not be negative.
-
-    Every set of columns is tried, the full one first: with at most 5 columns that is cheaper
-    than an active-set method, and the best feasible one is the constrained minimum.
-
-    Parameters
-    ----------
-    gram, moment
-        C^T C (k, k) and C^T y (k,) of the whitened columns.
-    non_negative
-        (k,) booleans.
-    banned
-        Bit j set = column j is left out in any case.
-    amplitudes
-        (k,), overwritten; 0 for a column that is left out.
-
-    Returns
-    -------
-    float
-        How much chi-square falls below y^T y.
-    """
-    size = moment.size
-    members = np.empty(size, np.int64)
-    solution = np.empty(size)
-    amplitudes[:] = 0.0
-    best = 0.0
-    for left_out in range(1 << size):
-        if left_out & banned != banned:
-            continue
-        count = 0
-        for j in range(size):
-            if not (left_out >> j) & 1:
-                members[count] = j
-                count += 1
-        if count == 0 or not _solve_subset(gram, moment, members, count, solution):
-            continue
-        fall = 0.0
-        feasible = True
-        for i in range(count):
-            if non_negative[members[i]] and solution[i] < 0.0:
-                feasible = False
-            fall += solution[i] * moment[members[i]]
-        if feasible and fall > best:
-            best = fall
-            amplitudes[:] = 0.0
-            for i in range(count):
-                amplitudes[members[i]] = solution[i]
-            if left_out == banned:
-                break
-    return best
-
-
-@njit(cache=True, nogil=True)
-def fill_table(q_per_nm, diameters_nm, relative_sigmas, table):
-    """<F^2> on a grid of starts, into ``table`` (diameters, relative sigmas, n)."""
-    work = np.empty((3, q_per_nm.size))
-    for i in range(diameters_nm.size):
-        for j in range(relative_sigmas.size):
-            diameter = diameters_nm[i]
-            mean_square_amplitude(q_per_nm, diameter, relative_sigmas[j] * diameter, work)
-            table[i, j] = work[0]
-
-
-@njit(cache=True, nogil=True)
-def _fixed_products(intensity_w, fixed_w, gram, moment):
+def fill_fixed(intensity_w, fixed_w, gram, moment):
     """Gram matrix and moments of the fixed columns, into the upper left of ``gram``."""
     for i in range(fixed_w.shape[0]):
         moment[i] = dot(fixed_w[i], intensity_w)
@@ -139,282 +76,223 @@ def _fixed_products(intensity_w, fixed_w, gram, moment):
 
 
 @njit(cache=True, nogil=True)
-def fit_fixed(intensity_w, fixed_w, non_negative, banned, amplitudes):
-    """Chi-square and amplitudes (m,) of the fixed columns alone, without a free population."""
-    size = fixed_w.shape[0]
-    gram = np.empty((size, size))
-    moment = np.empty(size)
-    _fixed_products(intensity_w, fixed_w, gram, moment)
-    total = dot(intensity_w, intensity_w)
-    return total - solve_amplitudes(gram, moment, non_negative, banned, amplitudes)
+def fill_population(problem, p, at, intensity_w, weight, fixed_w, rows, weights, gram, moment):
+    """Whitened curve and derivatives of population ``p`` at ``at``, and their products.
 
-
-@njit(cache=True, nogil=True)
-def search(intensity_w, weight, fixed_w, non_negative, banned, table, chi2):
-    """Chi-square at every start of ``table``, for several models at once.
-
-    Parameters
-    ----------
-    intensity_w, weight, fixed_w, non_negative
-        See the conventions of the module; ``non_negative`` is (m + 1,), the free column last.
-    banned
-        (models,) integers: columns that a model does without, as bits.
-    table
-        From ``fill_table``: (diameters, relative sigmas, n).
-    chi2
-        (models, diameters, relative sigmas), overwritten.
+    ``rows`` is (p, 3, n): value, by the mean at constant s/D, by s/D. Products of the value stand
+    at m + p, those of the derivatives at m + P + 2 p and the next, P populations in all.
     """
-    size = fixed_w.shape[0] + 1
-    gram = np.empty((size, size))
-    moment = np.empty(size)
-    amplitudes = np.empty(size)
-    _fixed_products(intensity_w, fixed_w, gram, moment)
-    total = dot(intensity_w, intensity_w)
-    free_w = np.empty(weight.size)
-    last = size - 1
-    for i in range(table.shape[0]):
-        for j in range(table.shape[1]):
-            for k in range(weight.size):
-                free_w[k] = table[i, j, k] * weight[k]
-            moment[last] = dot(free_w, intensity_w)
-            gram[last, last] = dot(free_w, free_w)
-            for k in range(last):
-                gram[k, last] = gram[last, k] = dot(fixed_w[k], free_w)
-            for model in range(banned.size):
-                chi2[model, i, j] = total - solve_amplitudes(
-                    gram, moment, non_negative, banned[model], amplitudes
-                )
-
-
-@njit(cache=True, nogil=True)
-def _products(q_per_nm, intensity_w, weight, fixed_w, diameter, relative, work, gram, moment):
-    """Gram matrix and moments of fixed columns, free column and its two derivatives.
-
-    The derivatives are by the diameter at constant s/D, and by s/D.
-    """
-    fixed = fixed_w.shape[0]
-    mean_square_amplitude(q_per_nm, diameter, relative * diameter, work)
-    for k in range(weight.size):
-        by_sigma = work[2, k] * weight[k]
-        work[0, k] *= weight[k]
-        work[1, k] = work[1, k] * weight[k] + relative * by_sigma
-        work[2, k] = diameter * by_sigma
-    for i in range(3):
-        moment[fixed + i] = dot(work[i], intensity_w)
+    fixed, many = fixed_w.shape[0], rows.shape[0]
+    own = rows[p]
+    fill_average(
+        problem.kinds[p], problem.nodes, problem.steps, problem.q_max, problem.tables[p],
+        at[0], at[1], weights, own,
+    )  # fmt: skip
+    for r in range(3):
+        for k in range(weight.size):
+            own[r, k] *= weight[k]
+    for r in range(3):
+        here = fixed + p if r == 0 else fixed + many + 2 * p + r - 1
+        moment[here] = dot(own[r], intensity_w)
         for j in range(fixed):
-            value = dot(work[i], fixed_w[j])
-            gram[fixed + i, j] = gram[j, fixed + i] = value
-        for j in range(i + 1):
-            value = dot(work[i], work[j])
-            gram[fixed + i, fixed + j] = gram[fixed + j, fixed + i] = value
+            gram[here, j] = gram[j, here] = dot(own[r], fixed_w[j])
+        for other in range(many):
+            for s in range(3):
+                there = fixed + other if s == 0 else fixed + many + 2 * other + s - 1
+                if other != p or s <= r:
+                    gram[here, there] = gram[there, here] = dot(own[r], rows[other, s])
 
 
 @njit(cache=True, nogil=True)
-def _reduced_system(gram, moment, amplitudes, normal, gradient):
-    """Normal matrix (2, 2) and gradient (2,) of diameter and s/D, amplitudes projected out."""
+def reduced_system(problem, gram, moment, amplitudes, at, normal, gradient):
+    """Normal matrix (2 P, 2 P) and gradient of all sizes, amplitudes projected out; priors in.
+
+    Rows of populations without amplitude are zero. False if the columns cannot be told apart.
+    """
     size = amplitudes.size
-    free = amplitudes[size - 1]
+    many = at.shape[0]
     members = np.empty(size, np.int64)
     count = 0
     for j in range(size):
         if amplitudes[j] != 0.0:
             members[count] = j
             count += 1
-    projected = np.empty((2, size))
-    for p in range(2):
-        row = size + p
-        gradient[p] = moment[row]
+    projected = np.zeros((2 * many, size))
+    normal[:] = 0.0
+    gradient[:] = 0.0
+    for a in range(2 * many):
+        factor = amplitudes[size - many + a // 2]
+        if factor == 0.0:
+            continue
+        row = size + a
+        value = moment[row]
         for j in range(count):
-            gradient[p] -= gram[row, members[j]] * amplitudes[members[j]]
-        gradient[p] *= free
-        if not _solve_subset(gram, gram[row], members, count, projected[p]):
+            value -= gram[row, members[j]] * amplitudes[members[j]]
+        gradient[a] = value * factor
+        if not solve_subset(gram, gram[row], members, count, projected[a]):
             return False
-    for p in range(2):
-        for r in range(2):
-            value = gram[size + p, size + r]
+    for a in range(2 * many):
+        for b in range(2 * many):
+            factor = amplitudes[size - many + a // 2] * amplitudes[size - many + b // 2]
+            if factor == 0.0:
+                continue
+            value = gram[size + a, size + b]
             for j in range(count):
-                value -= gram[size + p, members[j]] * projected[r, j]
-            normal[p, r] = value * free * free
+                value -= gram[size + a, members[j]] * projected[b, j]
+            normal[a, b] = value * factor
+    for p in range(many):
+        if amplitudes[size - many + p] != 0.0:
+            _add_prior(problem, p, at[p], normal, gradient)
     return True
 
 
 @njit(cache=True, nogil=True)
-def _damped_step(normal, gradient, damping, at, lower, upper, step):
-    """Levenberg-Marquardt step inside a box; parameters that press on a bound stay there."""
-    held0 = (at[0] <= lower[0] and gradient[0] < 0.0) or (at[0] >= upper[0] and gradient[0] > 0.0)
-    held1 = (at[1] <= lower[1] and gradient[1] < 0.0) or (at[1] >= upper[1] and gradient[1] > 0.0)
-    h00 = normal[0, 0] * (1.0 + damping)
-    h11 = normal[1, 1] * (1.0 + damping)
-    h01 = normal[0, 1]
-    step[:] = 0.0
-    if held0 and held1:
-        return
-    if held0:
-        step[1] = gradient[1] / h11
-    elif held1:
-        step[0] = gradient[0] / h00
-    else:
-        determinant = h00 * h11 - h01 * h01
-        step[0] = (h11 * gradient[0] - h01 * gradient[1]) / determinant
-        step[1] = (h00 * gradient[1] - h01 * gradient[0]) / determinant
-    for p in range(2):
-        step[p] = min(max(at[p] + step[p], lower[p]), upper[p]) - at[p]
+def _add_prior(problem, p, at, normal, gradient):
+    """What is expected of one population, as two more residuals."""
+    mean, relative = at[0], at[1]
+    w0, w1 = problem.prior_weight[p, 0] ** 2, problem.prior_weight[p, 1] ** 2
+    off0 = problem.prior_nm[p, 0] - mean
+    off1 = problem.prior_nm[p, 1] - relative * mean
+    i, j = 2 * p, 2 * p + 1
+    gradient[i] += w0 * off0 + w1 * off1 * relative
+    gradient[j] += w1 * off1 * mean
+    normal[i, i] += w0 + w1 * relative * relative
+    normal[i, j] += w1 * relative * mean
+    normal[j, i] += w1 * relative * mean
+    normal[j, j] += w1 * mean * mean
 
 
 @njit(cache=True, nogil=True)
-def refine(
-    q_per_nm, intensity_w, weight, fixed_w, non_negative, banned, lower, upper, at, amplitudes
-):
-    """Levenberg-Marquardt over (diameter, s/D) from ``at``, amplitudes projected out.
+def _damped_step(normal, gradient, damping, at, lower, upper, step):
+    """Levenberg-Marquardt step inside a box, and the fall of chi-square that it promises.
+
+    Parameters that press on a bound stay there; what is held or without amplitude does not move.
+    """
+    size = gradient.size
+    members = np.empty(size, np.int64)
+    count = 0
+    for a in range(size):
+        p, c = a // 2, a % 2
+        step[p, c] = 0.0
+        if normal[a, a] <= 0.0 or lower[p, c] == upper[p, c]:
+            continue
+        if at[p, c] <= lower[p, c] and gradient[a] < 0.0:
+            continue
+        if at[p, c] >= upper[p, c] and gradient[a] > 0.0:
+            continue
+        members[count] = a
+        count += 1
+    if count == 0:
+        return 0.0
+    damped = normal.copy()
+    for a in range(size):
+        damped[a, a] *= 1.0 + damping
+    solution = np.empty(count)
+    if not solve_subset(damped, gradient, members, count, solution):
+        return 0.0
+    for i in range(count):
+        p, c = members[i] // 2, members[i] % 2
+        step[p, c] = min(max(at[p, c] + solution[i], lower[p, c]), upper[p, c]) - at[p, c]
+    promised = 0.0
+    for a in range(size):
+        own = step[a // 2, a % 2]
+        promised += 2.0 * own * gradient[a]
+        for b in range(size):
+            promised -= own * normal[a, b] * step[b // 2, b % 2]
+    return promised
+
+
+@njit(cache=True, nogil=True)
+def refine(problem, intensity_w, weight, fixed_w, banned, at, amplitudes):
+    """Levenberg-Marquardt over the sizes from ``at``, amplitudes projected out.
 
     Parameters
     ----------
-    q_per_nm, intensity_w, weight
-        (n,) arrays, see the conventions of the module.
-    fixed_w
-        Whitened fixed columns (m, n).
-    non_negative
-        (m + 1,) booleans, the free column last.
+    problem
+        See `Problem`.
+    intensity_w, weight, fixed_w
+        (n,), (n,), (m, n); see the conventions of the module.
     banned
         Columns to do without, as bits.
-    lower, upper
-        Bounds of (diameter in nm, s/D).
     at
-        Start (2,), overwritten by the minimum.
+        Start (p, 2), overwritten by the minimum.
     amplitudes
-        (m + 1,), overwritten.
+        (m + p,), overwritten.
 
     Returns
     -------
     float
-        Chi-square at the minimum.
+        Chi-square at the minimum, priors included.
+    bool
+        Whether it converged.
     """
-    size = fixed_w.shape[0] + 1
-    gram, trial_gram = np.empty((size + 2, size + 2)), np.empty((size + 2, size + 2))
-    moment, trial_moment = np.empty(size + 2), np.empty(size + 2)
-    work = np.empty((3, q_per_nm.size))
-    normal, gradient, step = np.empty((2, 2)), np.empty(2), np.empty(2)
-    trial = np.empty(size)
-    _fixed_products(intensity_w, fixed_w, gram, moment)
-    _fixed_products(intensity_w, fixed_w, trial_gram, trial_moment)
+    many, fixed = at.shape[0], fixed_w.shape[0]
+    size = fixed + many
+    width = size + 2 * many
+    gram, moment = np.zeros((width, width)), np.zeros(width)
+    trial_gram, trial_moment = np.zeros((width, width)), np.zeros(width)
+    rows = np.zeros((many, 3, weight.size))
+    weights = np.empty((3, problem.nodes.size))
+    normal, gradient = np.empty((2 * many, 2 * many)), np.empty(2 * many)
+    step, trial_at, trial = np.zeros((many, 2)), np.empty((many, 2)), np.empty(size)
+    fill_fixed(intensity_w, fixed_w, gram, moment)
     total = dot(intensity_w, intensity_w)
-    _products(q_per_nm, intensity_w, weight, fixed_w, at[0], at[1], work, gram, moment)
+    for p in range(many):
+        if not (banned >> (fixed + p)) & 1:
+            fill_population(
+                problem, p, at[p], intensity_w, weight, fixed_w, rows, weights, gram, moment
+            )
     chi2 = total - solve_amplitudes(
-        gram[:size, :size], moment[:size], non_negative, banned, amplitudes
+        gram[:size, :size], moment[:size], problem.non_negative, banned, amplitudes
     )
-    damping = 1e-3
+    chi2 += _penalties(problem, banned, fixed, at)
+    damping = 1e-4
     for _ in range(MAX_STEPS):
-        if amplitudes[size - 1] == 0.0:
-            break
-        if not _reduced_system(gram, moment, amplitudes, normal, gradient):
-            break
-        _damped_step(normal, gradient, damping, at, lower, upper, step)
-        if not (abs(step[0]) > 1e-12 or abs(step[1]) > 1e-12):
-            break
-        _products(
-            q_per_nm,
-            intensity_w,
-            weight,
-            fixed_w,
-            at[0] + step[0],
-            at[1] + step[1],
-            work,
-            trial_gram,
-            trial_moment,
+        if not reduced_system(problem, gram, moment, amplitudes, at, normal, gradient):
+            return chi2, False
+        promised = _damped_step(
+            normal, gradient, damping, at, problem.lower, problem.upper, step
         )
+        if promised < CONVERGED:
+            return chi2, True
+        trial_gram[:], trial_moment[:] = gram, moment
+        for p in range(many):
+            trial_at[p, 0], trial_at[p, 1] = at[p, 0] + step[p, 0], at[p, 1] + step[p, 1]
+            if step[p, 0] != 0.0 or step[p, 1] != 0.0:
+                fill_population(
+                    problem, p, trial_at[p], intensity_w, weight, fixed_w, rows, weights,
+                    trial_gram, trial_moment,
+                )  # fmt: skip
         trial_chi2 = total - solve_amplitudes(
-            trial_gram[:size, :size], trial_moment[:size], non_negative, banned, trial
+            trial_gram[:size, :size], trial_moment[:size], problem.non_negative, banned, trial
         )
+        trial_chi2 += _penalties(problem, banned, fixed, trial_at)
         if trial_chi2 < chi2:
-            fall = chi2 - trial_chi2
             chi2 = trial_chi2
-            at += step
+            at[:] = trial_at
             amplitudes[:] = trial
             gram, trial_gram = trial_gram, gram
             moment, trial_moment = trial_moment, moment
             damping = max(damping * 0.1, 1e-9)
-            if fall < CONVERGED * chi2:
-                break
         else:
-            damping *= 10.0
+            damping = max(damping, 1e-4) * 10.0
             if damping > 1e9:
-                break
-    return chi2
+                return chi2, True
+            if many > 1:
+                # Rows of the refused trial must not meet those of the next.
+                for p in range(many):
+                    if step[p, 0] != 0.0 or step[p, 1] != 0.0:
+                        fill_population(
+                            problem, p, at[p], intensity_w, weight, fixed_w, rows, weights,
+                            gram, moment,
+                        )  # fmt: skip
+    return chi2, False
 
 
 @njit(cache=True, nogil=True)
-def fit_free(
-    q_per_nm,
-    intensity_w,
-    weight,
-    fixed_w,
-    non_negative,
-    banned,
-    diameters_nm,
-    relative_sigmas,
-    chi2_map,
-    starts,
-    best_at,
-    best_amplitudes,
-):
-    """Refine the ``starts`` best minima of one model's map from ``search``; keep the best.
-
-    Returns chi-square; the minimum goes into ``best_at`` (diameter, s/D) and ``best_amplitudes``.
-    ``chi2_map`` is used up. Bounds are the ends of ``diameters_nm`` and ``relative_sigmas``.
-    """
-    rows, columns = diameters_nm.size, relative_sigmas.size
-    lower = np.array([diameters_nm[0], relative_sigmas[0]])
-    upper = np.array([diameters_nm[-1], relative_sigmas[-1]])
-    at, amplitudes = np.empty(2), np.empty(best_amplitudes.size)
-    best = np.inf
-    for _ in range(starts):
-        low = np.inf
-        row = column = -1
-        for i in range(rows):
-            for j in range(columns):
-                if chi2_map[i, j] < low:
-                    low, row, column = chi2_map[i, j], i, j
-        if row < 0:
-            break
-        at[0], at[1] = diameters_nm[row], relative_sigmas[column]
-        # Its neighbours lie in the same valley: they are no other minimum.
-        for i in range(max(row - 2, 0), min(row + 3, rows)):
-            for j in range(max(column - 1, 0), min(column + 2, columns)):
-                chi2_map[i, j] = np.inf
-        value = refine(
-            q_per_nm,
-            intensity_w,
-            weight,
-            fixed_w,
-            non_negative,
-            banned,
-            lower,
-            upper,
-            at,
-            amplitudes,
-        )
-        if value < best:
-            best = value
-            best_at[:] = at
-            best_amplitudes[:] = amplitudes
-    return best
-
-
-@njit(cache=True, nogil=True)
-def information(q_per_nm, weight, fixed_w, at, amplitudes, matrix):
-    """Fisher information (m + 3, m + 3) of amplitudes, diameter (nm) and sigma (nm)."""
-    fixed = fixed_w.shape[0]
-    work = np.empty((3, q_per_nm.size))
-    mean_square_amplitude(q_per_nm, at[0], at[0] * at[1], work)
-    for i in range(3):
-        factor = 1.0 if i == 0 else amplitudes[fixed]
-        for k in range(weight.size):
-            work[i, k] *= weight[k] * factor
-        for j in range(fixed):
-            matrix[fixed + i, j] = matrix[j, fixed + i] = dot(work[i], fixed_w[j])
-        for j in range(i + 1):
-            value = dot(work[i], work[j])
-            matrix[fixed + i, fixed + j] = matrix[fixed + j, fixed + i] = value
-    for i in range(fixed):
-        for j in range(i + 1):
-            matrix[i, j] = matrix[j, i] = dot(fixed_w[i], fixed_w[j])
+def _penalties(problem, banned, fixed, at):
+    total = 0.0
+    for p in range(at.shape[0]):
+        if not (banned >> (fixed + p)) & 1:
+            total += prior_penalty(problem, p, at[p, 0], at[p, 1])
+    return total
