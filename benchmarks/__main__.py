@@ -1,6 +1,7 @@
 """All measurements, or those that are named.
 
-python -m benchmarks [integration | rings | cake | fit | bus | latency | rate]... [--quick]
+python -m benchmarks [--quick]
+    [integration | rings | cake | fit | misfits | bus | latency | rate]...
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ def _fit(quick: bool) -> None:
     fit.main(rounds=5 if quick else 25)
 
 
+def _misfits(quick: bool) -> None:
+    from benchmarks import misfits
+
+    misfits.main(frames=10 if quick else 50)
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -59,6 +66,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "rings": _rings,
     "cake": _cake,
     "fit": _fit,
+    "misfits": _misfits,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,
