@@ -165,9 +165,7 @@ def priors_text(settings: PopulationsFit) -> str:
     return "; ".join(parts)
 
 
-def _resolution(
-    settings: PopulationsFit, q_axis: np.ndarray, resolution: np.ndarray
-) -> np.ndarray:
+def _resolution(settings: PopulationsFit, q_axis: np.ndarray, resolution: np.ndarray) -> np.ndarray:
     if not settings.smearing:
         return np.zeros(q_axis.size)
     if settings.q_resolution_per_nm is not None:

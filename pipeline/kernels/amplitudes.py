@@ -132,4 +132,3 @@ def solve_amplitudes(gram, moment, non_negative, banned, amplitudes):
             if left_out == banned:
                 break
     return best
-

@@ -41,9 +41,7 @@ def fill_information(problem, amplitudes, at, weight, information):
     for p in range(2):
         if amplitudes[fixed + p] == 0.0:
             continue
-        fill_population(
-            problem, p, at[p], nothing, weight, fixed_w, rows, weights, gram, moment
-        )
+        fill_population(problem, p, at[p], nothing, weight, fixed_w, rows, weights, gram, moment)
         # From (D, s/D) to (D, s), and from a curve of one particle to that of all.
         first, mean, relative = size + 2 * p, at[p, 0], at[p, 1]
         amplitude = amplitudes[fixed + p]

@@ -56,13 +56,14 @@ class Fits(NamedTuple):
 
 def empty_fits(fixed: int, points: int) -> Fits:
     """Room for the fits of one frame."""
-    return Fits(
-        np.full(4, np.inf), np.zeros((4, fixed + 2)), np.zeros((4, 2, 2)), np.zeros(points)
-    )
+    return Fits(np.full(4, np.inf), np.zeros((4, fixed + 2)), np.zeros((4, 2, 2)), np.zeros(points))
 
 
 def make_starts(
-    problem: Problem, diameters_nm: np.ndarray, relative_sigmas: np.ndarray, agglomerates: np.ndarray
+    problem: Problem,
+    diameters_nm: np.ndarray,
+    relative_sigmas: np.ndarray,
+    agglomerates: np.ndarray,
 ) -> Starts:
     """The table of starts out of the crystals' own table."""
     points = problem.tables.shape[2]

@@ -250,9 +250,7 @@ def refine(problem, intensity_w, weight, fixed_w, banned, at, amplitudes):
     for _ in range(MAX_STEPS):
         if not reduced_system(problem, gram, moment, amplitudes, at, normal, gradient):
             return chi2, False
-        promised = _damped_step(
-            normal, gradient, damping, at, problem.lower, problem.upper, step
-        )
+        promised = _damped_step(normal, gradient, damping, at, problem.lower, problem.upper, step)
         if promised < CONVERGED:
             return chi2, True
         trial_gram[:], trial_moment[:] = gram, moment
