@@ -34,6 +34,7 @@ from pipeline.kernels.polyhedron import (
     Cones,
     average_table,
     cubic_orbit,
+    table_end,
     tabulated_averages,
 )
 from pipeline.kernels.shapes.card import ShapeCard
@@ -51,15 +52,17 @@ def cones() -> Cones:
 
 
 @cache
-def _table() -> AverageTable:
-    return average_table(cones(), unit_volume({}), (18.0 + 2.0 * math.sqrt(3.0)) * EDGE**2)
+def _table(x_last: float) -> AverageTable:
+    surface = (18.0 + 2.0 * math.sqrt(3.0)) * EDGE**2
+    return average_table(cones(), unit_volume({}), surface, x_last)
 
 
 def averages(
     q_per_nm: np.ndarray, size_nm: np.ndarray, parameters: Mapping[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """<F^2> in nm^6 and <F> in nm^3, both (k, n)."""
-    return tabulated_averages(q_per_nm, size_nm, _table())
+    table = _table(table_end(q_per_nm, size_nm))
+    return tabulated_averages(q_per_nm, size_nm, table)
 
 
 def unit_volume(parameters: Mapping[str, float]) -> float:
