@@ -11,7 +11,7 @@ from detectors.sample.synthesis import Synthesis
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.fit.populations import FitPopulations, warm_up
-from pipeline.kernels.variable_projection import solve_amplitudes
+from pipeline.kernels.amplitudes import solve_amplitudes
 from pipeline.messages import BadFrameError, Curve
 
 Q_PER_NM = np.linspace(0.15, 6.0, 400)

@@ -25,7 +25,7 @@ class PopulationsFit(Section):
     """Right edge of what is fitted."""
     shape: str = "sphere"
     """Shape of the nanocrystals, one of the cards in ``pipeline/kernels/shapes``."""
-    shape_parameters: dict[str, float] = {}
+    shape_parameters: dict[str, float] = Field(default_factory=dict)
     """What the shape has beside its size, e.g. the thickness of a shell; see its card."""
     distribution: Literal["gaussian", "lognormal", "schulz"] = "gaussian"
     """Of the nanocrystals' sizes, by number."""

@@ -158,7 +158,7 @@ class FitPopulations:
         sigma = np.array(curve.sigma[plan.window], dtype=float)
         finite = np.isfinite(intensity)
         good = finite & np.isfinite(sigma) & (sigma > 0)
-        estimated = not good.any() and np.count_nonzero(finite) >= FEWEST_VALUES
+        estimated = bool(not good.any() and np.count_nonzero(finite) >= FEWEST_VALUES)
         if estimated:
             sigma = local_scatter(intensity)
             good = finite & np.isfinite(sigma) & (sigma > 0)
