@@ -7,6 +7,7 @@ from pipeline.config.assembly import AssemblyAnalysis
 from pipeline.config.base import Section
 from pipeline.config.detect import Detection
 from pipeline.config.exciton import ExcitonFit
+from pipeline.config.invariants import InvariantsAnalysis
 from pipeline.config.plumbing import Bus, Store
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
@@ -20,6 +21,8 @@ class SaxsAnalysis(Section):
     reduce: AreaReduction = AreaReduction()
     fit: PopulationsFit | None = PopulationsFit()
     """Absent = curves only."""
+    invariants: InvariantsAnalysis | None = InvariantsAnalysis()
+    """Absent = none are computed."""
     assembly: AssemblyAnalysis | None = None
     """Absent = order is not sought."""
     extra_stages: tuple[str, ...] = ()

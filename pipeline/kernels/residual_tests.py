@@ -196,21 +196,26 @@ def _sign_tests(residual, first, stride):
 def _cosine_power(residual, first, stride, power):
     """Squared components along the slowest orthonormal cosines (DCT-II); returns sum r^2 and n."""
     n = (residual.size - first + stride - 1) // stride
-    power[:] = 0.0
+    # cos(pi k (m + 1/2)/n) by its recurrence in m; error below 1e-12 for n < 10^4. All k side by
+    # side, because one alone waits for its own last step: 29 us a curve of 500 points, not 100.
+    orders = min(power.size, n)
+    now, last = np.empty(orders), np.empty(orders)
+    twice, component = np.empty(orders), np.zeros(orders)
+    for k in range(orders):
+        now[k] = last[k] = math.cos(0.5 * math.pi * k / n)
+        twice[k] = 2.0 * math.cos(math.pi * k / n)
     total = 0.0
     for m in range(n):
-        total += residual[first + m * stride] ** 2
-    for k in range(min(power.size, n)):
-        # cos(k x (m + 1/2)) by its recurrence; error below 1e-12 for n < 10^4.
-        step = math.pi * k / n
-        twice = 2.0 * math.cos(step)
-        now = math.cos(0.5 * step)
-        last = now
-        component = 0.0
-        for m in range(n):
-            component += residual[first + m * stride] * now
-            now, last = twice * now - last, now
-        power[k] = component**2 * (1.0 if k == 0 else 2.0) / n
+        value = residual[first + m * stride]
+        total += value**2
+        for k in range(orders):
+            component[k] += value * now[k]
+            following = twice[k] * now[k] - last[k]
+            last[k] = now[k]
+            now[k] = following
+    power[:] = 0.0
+    for k in range(orders):
+        power[k] = component[k] ** 2 * (1.0 if k == 0 else 2.0) / n
     return total, n
 
 

@@ -14,6 +14,7 @@ from pipeline.messages.frames import (
     StreamStart,
     frozen_array,
 )
+from pipeline.messages.invariants import Invariants
 from pipeline.messages.optical import Exciton
 from pipeline.messages.order import Peak
 from pipeline.messages.populations import FittedCurve, Populations
@@ -42,6 +43,7 @@ __all__ = [
     "Frame",
     "FrameResults",
     "ImageFrame",
+    "Invariants",
     "MapResult",
     "PackedImageFrame",
     "Peak",
