@@ -17,6 +17,7 @@ from pipeline.messages.frames import (
 from pipeline.messages.optical import Exciton
 from pipeline.messages.order import Peak
 from pipeline.messages.populations import FittedCurve, Populations
+from pipeline.messages.reaction import ReactionGrowth
 from pipeline.messages.results import (
     ArrayResult,
     Cake,
@@ -46,6 +47,7 @@ __all__ = [
     "PackedImageFrame",
     "Peak",
     "Populations",
+    "ReactionGrowth",
     "Result",
     "RowResult",
     "RunDocument",
