@@ -17,8 +17,10 @@ class ReactionGrowth(RowResult):
     the optical one over the errors that ``agreement_errors`` names; ``agreement_window_z`` the same
     for the mean difference over the window, whose systematic error does not average out.
 
-    Rates are slopes over the window that ends with the frame. They belong to ``rate_time_s`` (of
-    absorbance, ``optical_rate_time_s``), half a window earlier, and come from ``rate_rows`` rows.
+    Rates are slopes over the window that ends with the frame, shortened where a straight line does
+    not describe it. They belong to an earlier time, about the middle of the window: growth and
+    focusing to ``rate_time_s``, the others to times of their own. ``rate_window_s`` and
+    ``rate_rows`` are those of the growth rate.
     ``nucleation_rate_um_per_s`` is the net rate: births less losses, which numbers alone cannot
     tell apart. Focusing is negative, broadening positive.
 
@@ -26,8 +28,9 @@ class ReactionGrowth(RowResult):
     ``solute_change_mm`` its change since the first frames that had it, ``unaccounted_mm`` what is
     missing to the limiting concentration.
 
-    ``phase`` describes (agglomerates, nucleation, growth, ripening, unknown), ``phase_probability``
-    says how likely that is. It raises no alert: those are for `pipeline.detect`.
+    ``phase`` describes (agglomerates, nucleation, growth with focusing, broadening or neither,
+    ripening, unknown), ``phase_probability`` says how likely that is. It raises no alert: those
+    are for `pipeline.detect`.
     """
 
     NODE = "reaction/growth"
@@ -54,11 +57,13 @@ class ReactionGrowth(RowResult):
     focusing_rate_nm_per_s_err: float
     relative_focusing_rate_per_s: float
     relative_focusing_rate_per_s_err: float
+    nucleation_time_s: float
     nucleation_rate_um_per_s: float
     nucleation_rate_um_per_s_err: float
+    crystallisation_time_s: float
     crystallisation_rate_per_s: float
     crystallisation_rate_per_s_err: float
-    optical_rate_time_s: float
+    optical_time_s: float
     optical_growth_rate_nm_per_s: float
     optical_growth_rate_nm_per_s_err: float
     exciton_rate_mev_per_s: float

@@ -94,6 +94,8 @@ class ReactionState:
             rate_time_s=slopes["diameter"].time_s,
             rate_window_s=slopes["diameter"].span_s,
             rate_rows=slopes["diameter"].rows,
+            nucleation_time_s=slopes["concentration"].time_s,
+            crystallisation_time_s=slopes["yield"].time_s,
             crystals_mm=amount,
             crystals_mm_err=amount_err,
             phase=named,
@@ -154,7 +156,7 @@ class ReactionState:
     def _optical_rates(self, now_s: float) -> tuple[dict[str, float], Mapping[str, Slope]]:
         slopes = {c: self._optical[name].slope(now_s) for c, (name, _) in OPTICAL_RATES.items()}
         columns = _rates(slopes)
-        columns["optical_rate_time_s"] = slopes["exciton_rate_mev_per_s"].time_s
+        columns["optical_time_s"] = slopes["exciton_rate_mev_per_s"].time_s
         return columns, slopes
 
     def _lasting(self, found: Difference, now_s: float) -> float:
@@ -166,9 +168,12 @@ class ReactionState:
         return lasting_z([d for _, d in kept])
 
     def _phase(self, row: Row, slopes: Mapping[str, Slope], now_s: float) -> tuple[str, float]:
-        volume, count = number(row, "nc_volume_fraction"), amounts.number_of_crystals(row)[0]
-        if not (volume > 0 and count > 0):
-            return phase.agglomerates(*value_of(row, "agglomerate_volume_fraction"))
+        volume, volume_err = value_of(row, "nc_volume_fraction")
+        lumps = value_of(row, "agglomerate_volume_fraction")
+        found = phase.agglomerates(*lumps, volume, volume_err)
+        count = amounts.number_of_crystals(row)[0]
+        if found[0] == "agglomerates" or not (volume > 0 and count > 0):
+            return found
         return phase.crystals(
             _relative(slopes["number"], count),
             _relative(slopes["volume"], volume),
