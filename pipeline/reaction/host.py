@@ -118,7 +118,9 @@ class ReactionHost:
 
     def _follow(self, node: str) -> RowsFollower:
         def put(row: dict[str, Any]) -> None:
-            self._rows.put((node, row))
+            # NaN is null in a stored table, and NaN in a live message.
+            known = {name: math.nan if v is None else v for name, v in row.items()}
+            self._rows.put((node, known))
 
         return RowsFollower(self._address, self._run, node, put).start()
 

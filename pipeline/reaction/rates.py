@@ -57,7 +57,7 @@ UNKNOWN = Slope()
 def slope(times_s: Sequence[float], values: Sequence[float], errors: Sequence[float]) -> Slope:
     """Slope of the line through values with errors, all of one length of 3 or more.
 
-    Errors are all positive, or all NaN.
+    Errors are all positive, or all NaN. Times rise.
     """
     known = not math.isnan(errors[0])
     # Weights relative to the best row: no error is too small for a float.
@@ -73,6 +73,8 @@ def slope(times_s: Sequence[float], values: Sequence[float], errors: Sequence[fl
         moved += w * away * (y - mean)
         second += w * away * away
         third += w * away * away * away
+    if not second > 0:
+        return UNKNOWN  # one row outweighs all others beyond what a float can tell
     rate = moved / second
     chi2 = 0.0
     for w, t, y in rows:
