@@ -333,6 +333,9 @@ def test_ctrl_c_ends_a_run_in_order_that_is_written_to_a_server_named_by_url(
         ledger = http.table(f"{run}/{stream}/frames")
         assert ledger is not None
         assert ledger["frame"].to_pylist() == frames
+    rows = http.table(f"{run}/reaction/growth")
+    assert rows is not None
+    assert rows["frame"].to_pylist() == list(range(recording.streams["saxs"].frame_count))
     # What the server was given is numbers that anybody can read there.
     curves = http.array(f"{run}/saxs/curves", "", float)
     assert curves is not None

@@ -179,8 +179,9 @@ class Session:
         analyses = [self.supervisor.children[f"analyse-{stream}"] for stream in self.streams]
         if self.source.exit_code != 0 and not any(child.running for child in analyses):
             # It failed after its frames were analysed: the last alerts are still to come.
+            deadline = time.monotonic() + FOLLOWERS_TIMEOUT_S
             for name in FOLLOWERS:
-                self.supervisor.wait(name, FOLLOWERS_TIMEOUT_S)
+                self.supervisor.wait(name, max(0.0, deadline - time.monotonic()))
         self.supervisor.check()
 
     def interrupt(self) -> None:

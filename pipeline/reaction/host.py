@@ -179,9 +179,23 @@ class ReactionHost:
             return []
         # Written when the stream's rows are all durable, the number of them beside it.
         ended = metadata.get("ended", {})
-        done = [n for n in self._open_nodes if self._taken[n] >= ended.get(_stream(n), math.inf)]
+        done = [n for n in self._open_nodes if _stream(n) in ended and self._is_read(n, ended)]
         self._open_nodes.difference_update(done)
         return sorted(done)
+
+    def _is_read(self, node: str, ended: dict[str, int]) -> bool:
+        """Whether all rows of a table were taken; one that was never made has none."""
+        taken = self._taken[node]
+        if taken == 0 and not self._exists(node):
+            log.warning("%s: there is no such table in run %s", node, self._run)
+            return True
+        return taken >= ended[_stream(node)]
+
+    def _exists(self, node: str) -> bool:
+        try:
+            return self._http.exists(f"{self._run}/{node}")
+        except UnreachableError:
+            return True  # not known: it is asked again
 
     def _finish(self, stop: threading.Event) -> bool:
         for name, frames in self._made.items():
