@@ -1,6 +1,7 @@
 """The reaction from two tables: rates against the truth, the same whatever order rows arrive in."""
 
 import dataclasses
+import io
 import math
 import random
 import struct
@@ -8,13 +9,16 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from detectors.sample.synthesis import Synthesis
 from pipeline.bus.link import LinkSender
+from pipeline.cli.screen import Screen
 from pipeline.config import RunConfig
 from pipeline.config.reaction import ReactionAnalysis
 from pipeline.config.sample import Sample
@@ -37,6 +41,7 @@ from pipeline.reaction.host import ReactionHost
 from pipeline.reaction.interface import RowStage, SingleTable
 from pipeline.reaction.join import Join
 from pipeline.reaction.rates import Window, slope, weighted_mean
+from pipeline.store.service import RunState
 from tests.support import StoreProcess
 from tests.test_store import until
 
@@ -644,3 +649,41 @@ def test_a_run_is_followed_once_each_although_it_is_stopped_on_the_way(store: St
     rows = stored.select(names).to_pylist()
     read = [ReactionGrowth(**{k: NAN if v is None else v for k, v in r.items()}) for r in rows]
     assert bits(read) == bits(expected)
+
+
+def test_a_run_is_complete_when_its_detectors_streams_are():
+    """Not before, also where one ended before the store was started again."""
+    ended = SimpleNamespace(ended=True, durable=4)
+    written: list[dict] = []
+    facts = {"start": {"streams": ["absorbance", "saxs"]}, "stop": {}, "ended": {"saxs": 5}}
+    state = RunState(SimpleNamespace(metadata=facts, update=written.append))  # pyright: ignore
+    state.derived.add("reaction")
+    state.streams["reaction"] = SimpleNamespace(ended=False, durable=2)  # pyright: ignore
+    assert not state.finished
+    state.streams["absorbance"] = ended  # pyright: ignore
+    state.write_ended()
+    assert written == [{"ended": {"saxs": 5, "absorbance": 4}}]
+    assert state.finished
+    state.write_ended()
+    assert len(written) == 1
+    # Without a start document the streams that were opened are all that is known.
+    state = RunState(SimpleNamespace(metadata={"stop": {}}, update=written.append))  # pyright: ignore
+    state.derived.add("reaction")
+    state.streams["reaction"] = SimpleNamespace(ended=False, durable=2)  # pyright: ignore
+    assert not state.finished
+    state.streams["saxs"] = ended  # pyright: ignore
+    state.write_ended()
+    assert state.finished
+
+
+def test_the_terminal_shows_what_is_known():
+    session = SimpleNamespace(streams=("saxs", "absorbance"), run="r", supervisor=None)
+    screen = Screen(session, RunConfig(), Console(file=io.StringIO()))  # pyright: ignore
+    assert not any(name == "rates say" for name, _ in screen._values())
+    row = fed(saxs_rows(until_s=12.0))[-1]
+    screen._take("reaction/growth", dataclasses.asdict(row))
+    shown = dict(screen._values())
+    assert shown["rates say"].startswith("growth")
+    assert shown["growth"].endswith("nm/s")
+    assert "±" in shown["dσ/dt"]
+    assert "SAXS less optical size" not in shown

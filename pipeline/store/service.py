@@ -66,9 +66,9 @@ class RunState:
     @property
     def finished(self) -> bool:
         """The run has stopped, and all its streams have ended and are durable."""
-        ended = {name for name, stream in self.streams.items() if stream.ended}
         expected = self.expected or self.streams.keys() - self.derived
-        return self.stopped and bool(ended) and expected <= ended
+        # As it is written down: a stream that ended before a restart is not opened again.
+        return self.stopped and bool(expected) and expected <= self.ended.keys()
 
 
 class StoreService:
