@@ -37,6 +37,7 @@ STAGES = (
     "analyse-waxs",
     "store",
     "detect",
+    "reaction",
 )
 ENVIRONMENT = {"RUN": "shift-7", "POSTGRES_PASSWORD": "a", "REDIS_PASSWORD": "b"}
 ENVIRONMENT["TILED_API_KEY"] = "c"

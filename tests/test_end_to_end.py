@@ -46,7 +46,7 @@ detect: {recipe: cs_dopa, superlattice: true}
 """
 FRAMES = {"saxs": 60, "absorbance": 120}
 TABLES = {
-    "saxs": ("saxs/frames", "saxs/populations", "assembly/peaks"),
+    "saxs": ("saxs/frames", "saxs/populations", "assembly/peaks", "reaction/growth"),
     "absorbance": ("absorbance/frames", "absorbance/exciton"),
 }
 ARRAYS = {
@@ -112,7 +112,7 @@ def http(store: StoreProcess) -> Iterator[TiledHttp]:
 
 @pytest.fixture(scope="module")
 def live(store: StoreProcess, http: TiledHttp, config_file: Path) -> Iterator[Attacked]:
-    """A run of both detectors; analysis and detection are killed, every socket is shot at."""
+    """A run of both detectors; what analyses is killed, every socket is shot at."""
     session = Session(store.folder, config_file, ("saxs", "absorbance"))
     seen = Attacked(session)
     children = session.supervisor.children
@@ -133,6 +133,7 @@ def live(store: StoreProcess, http: TiledHttp, config_file: Path) -> Iterator[At
             until(lambda: session.supervisor.check() or alerts_of(http, session.run), "no alert")
             assert children["detect"].running
             session.supervisor.signal("detect", signal.SIGKILL)
+            session.supervisor.signal("reaction", signal.SIGKILL)
             seen.alerts_at_kill = [alert["kind"] for alert in alerts_of(http, session.run)]
             shots.result()
         session.wait(lambda: None)
@@ -179,7 +180,8 @@ def assert_same_results(http: TiledHttp, one: str, other: str) -> None:
 def test_every_frame_is_stored_once_although_its_processes_were_killed(
     live: Attacked, http: TiledHttp
 ) -> None:
-    assert live.restarts == {"analyse-saxs": 1, "analyse-absorbance": 0, "source": 0, "detect": 1}
+    killed = {"analyse-saxs": 1, "detect": 1, "reaction": 1}
+    assert live.restarts == {"analyse-absorbance": 0, "source": 0, **killed}
     assert 3 <= live.stored_at_kill < FRAMES["saxs"]
     for stream, count in FRAMES.items():
         for node in TABLES[stream]:
@@ -194,8 +196,24 @@ def test_every_frame_is_stored_once_although_its_processes_were_killed(
             ledger["time_s"].to_numpy(), period_s * np.arange(1, count + 1), atol=1e-6
         )
     metadata = metadata_of(http, f"{live.run}/health")
-    for stream, count in FRAMES.items():
+    for stream, count in {**FRAMES, "reaction": FRAMES["saxs"]}.items():
         assert metadata[stream] == {"published": count, "stored": count, "lost": 0, "rejected": 0}
+    assert metadata_of(http, live.run)["ended"] == {**FRAMES, "reaction": FRAMES["saxs"]}
+
+
+def test_both_detectors_together_say_what_the_reaction_does(
+    live: Attacked, http: TiledHttp
+) -> None:
+    table = http.table(f"{live.run}/reaction/growth")
+    assert table is not None
+    rows = table.to_pylist()
+    # Two spectra end in each exposure of 0.1 s.
+    assert [row["spectra"] for row in rows] == [2] * 60
+    late = rows[50:]
+    # The simulated crystals grow by 0.14 nm/s at 4 to 5 s; 128 x 128 pixels see it within 30 %.
+    rate = np.array([row["growth_rate_nm_per_s"] for row in late])
+    assert np.median(rate) == pytest.approx(0.138, rel=0.3)
+    assert {row["phase"] for row in late} <= {"growth", "growth, focusing", "unknown"}
 
 
 def test_every_alert_is_there_once_although_detection_was_killed(
@@ -315,6 +333,9 @@ def test_ctrl_c_ends_a_run_in_order_that_is_written_to_a_server_named_by_url(
         ledger = http.table(f"{run}/{stream}/frames")
         assert ledger is not None
         assert ledger["frame"].to_pylist() == frames
+    rows = http.table(f"{run}/reaction/growth")
+    assert rows is not None
+    assert rows["frame"].to_pylist() == list(range(recording.streams["saxs"].frame_count))
     # What the server was given is numbers that anybody can read there.
     curves = http.array(f"{run}/saxs/curves", "", float)
     assert curves is not None

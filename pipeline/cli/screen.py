@@ -28,6 +28,7 @@ SHOWN_ALERTS = 8
 
 NAMES = {"saxs": "SAXS", "waxs": "WAXS"}
 FITS = {"saxs": "saxs/populations", "absorbance": "absorbance/exciton"}
+REACTION = "reaction/growth"
 SHOWN = {
     "saxs/populations": (
         ("diameter", "nc_diameter_nm", "nm", 2),
@@ -41,6 +42,14 @@ SHOWN = {
         ("exciton", "exciton_ev", "eV", 3),
         ("fwhm", "fwhm_mev", "meV", 0),
         ("optical size", "diameter_nm", "nm", 2),
+    ),
+    REACTION: (
+        ("growth", "growth_rate_nm_per_s", "nm/s", 3),
+        ("dσ/dt", "focusing_rate_nm_per_s", "nm/s", 3),
+        ("net nucleation", "nucleation_rate_um_per_s", "µM/s", 3),
+        ("optical growth", "optical_growth_rate_nm_per_s", "nm/s", 3),
+        ("SAXS less optical size", "agreement_window_z", "standard errors", 1),
+        ("unaccounted for", "unaccounted_mm", "mM", 2),
     ),
 }
 """By table: label, column, unit and decimals of what is shown of its newest row."""
@@ -88,6 +97,11 @@ class Screen:
         self._config = config
         self._console = console
         self._nodes = {stream: _shown_table(stream, config) for stream in session.streams}
+        followed = [*self._nodes.values()]
+        # It is there where anything is fitted.
+        if config.reaction is not None and set(followed) & set(FITS.values()):
+            followed.append(REACTION)
+        self._followed = followed
         self._lock = threading.Lock()
         self._rows: dict[str, dict[str, Any]] = {}
         self._arrived: float | None = None
@@ -103,7 +117,7 @@ class Screen:
 
     def __enter__(self) -> Screen:
         address, run = self._session.address, self._session.run
-        for node in self._nodes.values():
+        for node in self._followed:
             follower = RowsFollower(address, run, node, lambda row, n=node: self._take(n, row))
             self._followers.append(follower.start())
         self._followers.append(AlertFollower(address, run, self._take_alert).start())
@@ -191,7 +205,17 @@ class Screen:
                 for label, column, unit, digits in SHOWN.get(node, ())
             ]
             values.append((f"{name} frames", self._frames(stream)))
-        return values
+        return [*values, *self._reaction()]
+
+    def _reaction(self) -> list[tuple[str, str]]:
+        """What the tables say together; only of what there is, for a run may have one clock."""
+        row = self._rows.get(REACTION)
+        if row is None:
+            return []
+        described = measured(row, "phase_probability", "", 2)
+        values = [("rates say", f"{row['phase']} ({described})")]
+        shown = [(label, measured(row, *column)) for label, *column in SHOWN[REACTION]]
+        return [*values, *((label, value) for label, value in shown if value != "-")]
 
     def _age(self) -> str:
         if self._arrived is None:

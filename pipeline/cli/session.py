@@ -16,12 +16,14 @@ from pipeline.access import TiledAddress, TiledHttp, UnreachableError
 from pipeline.cli.supervisor import Child, ProcessFailedError, Supervisor
 from pipeline.config.wiring import FrameEndpoints, Wiring
 
-SOURCE, STORE, DETECT = "source", "store", "detect"
+SOURCE, STORE, DETECT, REACTION = "source", "store", "detect", "reaction"
 
 # A store that takes longer has a broken disk or a starved machine.
 STORE_TIMEOUT_S = 180.0
-# After the last frame is stored: time for the last alerts.
-DETECT_TIMEOUT_S = 60.0
+# After the last frame is stored: time for the last alerts, and for what the tables say together.
+FOLLOWERS_TIMEOUT_S = 60.0
+FOLLOWERS = {REACTION: "what follows of both detectors", DETECT: "detection"}
+"""Processes that read a run's stored results, and what they do."""
 # A server that was named and needs longer for one answer is too slow to write to.
 EXTERNAL_TIMEOUT_S = 20.0
 POLL_S = 0.1
@@ -142,6 +144,7 @@ class Session:
             )
         self.supervisor.start(SOURCE, source_module, *wiring, *source_arguments, restart=False)
         self.supervisor.start(DETECT, "pipeline.detect", *wiring, restart=True)
+        self.supervisor.start(REACTION, "pipeline.reaction", *wiring, restart=True)
 
     def _start_store(self) -> None:
         arguments = ["--private", "--data-dir", str(self.data_dir), "--link", self.wiring.store]
@@ -176,7 +179,9 @@ class Session:
         analyses = [self.supervisor.children[f"analyse-{stream}"] for stream in self.streams]
         if self.source.exit_code != 0 and not any(child.running for child in analyses):
             # It failed after its frames were analysed: the last alerts are still to come.
-            self.supervisor.wait(DETECT, DETECT_TIMEOUT_S)
+            deadline = time.monotonic() + FOLLOWERS_TIMEOUT_S
+            for name in FOLLOWERS:
+                self.supervisor.wait(name, max(0.0, deadline - time.monotonic()))
         self.supervisor.check()
 
     def interrupt(self) -> None:
@@ -189,7 +194,7 @@ class Session:
         Raises
         ------
         ProcessFailedError
-            Detection did not finish.
+            What reads the results did not finish.
         """
         for stream in self.streams:
             child = self.supervisor.children[f"analyse-{stream}"]
@@ -197,17 +202,18 @@ class Session:
                 self.supervisor.check()
                 tick()
                 time.sleep(POLL_S)
-        deadline = time.monotonic() + DETECT_TIMEOUT_S
-        detect = self.supervisor.children[DETECT]
-        while detect.running or detect.restart_at is not None:
-            self.supervisor.check()
-            tick()
-            if time.monotonic() > deadline:
-                raise ProcessFailedError(
-                    f"detection has not finished within {DETECT_TIMEOUT_S:.0f} s of the last "
-                    f"frame (log: {detect.log})"
-                )
-            time.sleep(POLL_S)
+        deadline = time.monotonic() + FOLLOWERS_TIMEOUT_S
+        for name, what in FOLLOWERS.items():
+            child = self.supervisor.children[name]
+            while child.running or child.restart_at is not None:
+                self.supervisor.check()
+                tick()
+                if time.monotonic() > deadline:
+                    raise ProcessFailedError(
+                        f"{what} has not finished within {FOLLOWERS_TIMEOUT_S:.0f} s of the last "
+                        f"frame (log: {child.log})"
+                    )
+                time.sleep(POLL_S)
         self.supervisor.check()
 
     def close(self) -> None:

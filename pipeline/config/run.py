@@ -10,6 +10,7 @@ from pipeline.config.exciton import ExcitonFit
 from pipeline.config.invariants import InvariantsAnalysis
 from pipeline.config.plumbing import Bus, Store
 from pipeline.config.populations import PopulationsFit
+from pipeline.config.reaction import ReactionAnalysis
 from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
@@ -60,6 +61,8 @@ class RunConfig(Section):
     saxs: SaxsAnalysis = SaxsAnalysis()
     waxs: WaxsAnalysis = WaxsAnalysis()
     absorbance: AbsorbanceAnalysis = AbsorbanceAnalysis()
+    reaction: ReactionAnalysis | None = ReactionAnalysis()
+    """Absent = rates, balance and agreement of the two sizes are not asked for."""
     detect: Detection = Detection()
     bus: Bus = Bus()
     store: Store = Store()

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.detect.interface import Row, number
 from pipeline.messages.alerts import Alert
+from pipeline.messages.rows import Row, number
 
 # Frames that the line is drawn through, and those needed before anything is called a jump.
 LINE_FRAMES = 6

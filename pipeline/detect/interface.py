@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterable
+from typing import ClassVar, Protocol
 
 from pipeline.messages.alerts import Alert
-
-Row = Mapping[str, Any]
+from pipeline.messages.rows import Row
 
 
 class Detector(Protocol):
@@ -21,9 +19,3 @@ class Detector(Protocol):
     node: ClassVar[str]
 
     def update(self, row: Row, /) -> Iterable[Alert]: ...
-
-
-def number(row: Row, name: str) -> float:
-    """A column's value; NaN where it is missing, null or not a number."""
-    value = row.get(name)
-    return math.nan if value is None else float(value)

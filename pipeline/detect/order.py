@@ -20,8 +20,8 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.config.detect import Detection
-from pipeline.detect.interface import Row, number
 from pipeline.messages.alerts import Alert
+from pipeline.messages.rows import Row, number
 
 SIZES = np.array([0.25, 0.5, 1.0, 2.0])
 """Shifts of z that are looked for, in standard deviations."""

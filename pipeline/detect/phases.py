@@ -16,9 +16,9 @@ import numpy as np
 
 from pipeline.config.detect import Detection
 from pipeline.detect.guard import Guard, Verdict
-from pipeline.detect.interface import Row, number
 from pipeline.detect.onsets import Onset, Regime, Switch
 from pipeline.messages.alerts import Alert
+from pipeline.messages.rows import Row, number
 
 # A population of crystals is there when its volume is so many standard errors above zero, in so
 # many frames one after another. The fit has asked for as much before it reports one at all, so

@@ -18,6 +18,7 @@ from pipeline.messages.invariants import Invariants
 from pipeline.messages.optical import Exciton
 from pipeline.messages.order import Peak
 from pipeline.messages.populations import FittedCurve, Populations
+from pipeline.messages.reaction import ReactionGrowth
 from pipeline.messages.results import (
     ArrayResult,
     Cake,
@@ -48,6 +49,7 @@ __all__ = [
     "PackedImageFrame",
     "Peak",
     "Populations",
+    "ReactionGrowth",
     "Result",
     "RowResult",
     "RunDocument",

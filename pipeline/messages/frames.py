@@ -41,6 +41,7 @@ class StreamStart:
         ``absorbance``: ``wavelength_nm`` (n,). ``curve``: ``q_per_nm`` (n,).
     metadata
         JSON-able facts: ``poni`` (text of a PONI file), ``saturation``, ``source`` and so on.
+        ``derived_from`` names the tables that a stream is made of which no detector sends.
     """
 
     stream: str

@@ -51,13 +51,24 @@ class RunState:
         self.expected: set[str] = set(facts.get("start", {}).get("streams", ()))
         self.stopped = "stop" in facts
         self.complete = facts.get("complete", False)
+        self.derived: set[str] = set()
+        """Streams made of others' tables: a run is complete without them, for they wait for it."""
+        self.ended: dict[str, int] = dict(facts.get("ended", {}))
+        """Frames of each stream that has ended, as it is written down."""
+
+    def write_ended(self) -> None:
+        """Say in the run's metadata which streams are whole, with how many frames each."""
+        ended = self.ended | {n: s.durable for n, s in self.streams.items() if s.ended}
+        if ended != self.ended:
+            self.container.update({"ended": ended})
+            self.ended = ended
 
     @property
     def finished(self) -> bool:
         """The run has stopped, and all its streams have ended and are durable."""
-        ended = {name for name, stream in self.streams.items() if stream.ended}
-        expected = self.expected or self.streams.keys()
-        return self.stopped and bool(ended) and expected <= ended
+        expected = self.expected or self.streams.keys() - self.derived
+        # As it is written down: a stream that ended before a restart is not opened again.
+        return self.stopped and bool(expected) and expected <= self.ended.keys()
 
 
 class StoreService:
@@ -104,6 +115,8 @@ class StoreService:
             # Documents and results come over different connections: the start may be late.
             state.container.create({})
         stream = start.stream.stream
+        if "derived_from" in start.stream.metadata:
+            state.derived.add(stream)
         if stream not in state.streams:
             try:
                 state.streams[stream] = StreamWriter(state.container, stream, results)
@@ -158,6 +171,7 @@ class StoreService:
                 for name, stream in list(state.streams.items()):
                     self._flush(run, name, stream)
                 state.health.write(state.streams)
+                state.write_ended()
                 if state.finished and not state.complete:
                     self._complete(run, state)
         except STORAGE_ERRORS as error:

@@ -1,0 +1,34 @@
+"""Which streams are made of a run's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.config import RunConfig
+from pipeline.reaction.growth import ABSORBANCE, SAXS, JoinedGrowth
+from pipeline.reaction.interface import RowStage, RowStream, SingleTable
+
+
+def row_streams_for(config: RunConfig, streams: Sequence[str]) -> list[RowStream]:
+    """Streams of a config, fresh: each run needs its own.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    streams
+        Those that the run's detectors, or its recording, send.
+    """
+    made: list[RowStream] = []
+    fitted = {SAXS: config.saxs.fit, ABSORBANCE: config.absorbance.fit}
+    tables = [n for n, fit in fitted.items() if fit is not None and n.split("/")[0] in streams]
+    if config.reaction is not None and tables:
+        made.append(JoinedGrowth(config.reaction, config.sample, tables))
+    metadata = {"streams": tuple(streams)}
+    return [*made, *(SingleTable(stage, metadata) for stage in row_stages_for(config, streams))]
+
+
+def row_stages_for(config: RunConfig, streams: Sequence[str]) -> list[RowStage]:
+    """Stages that read one table each; a new one is added here and nowhere else."""
+    stages: list[RowStage] = []
+    return stages
