@@ -41,9 +41,7 @@ def spheres(q: np.ndarray, diameter: float, sigma: float) -> np.ndarray:
     last = spread * c - 2 * mu * b * w
     head = (8 * np.pi**2 * PER_CM_PER_UM) / (q2 * q2)
     out = np.empty((3, q.size))
-    out[0] = (
-        head / q2 * (1 + q2 * (mu * mu + tau * tau) - c - 2 * q * (mu * w + b * c) + q2 * last)
-    )
+    out[0] = head / q2 * (1 + q2 * (mu * mu + tau * tau) - c - 2 * q * (mu * w + b * c) + q2 * last)
     out[1] = head / q * (q * mu - q * (mu * c - b * w) - q2 * (spread * w + 2 * mu * b * c))
     out[2] = head * tau * (1 - c - 2 * q2 * last)
     return out
@@ -120,7 +118,9 @@ class ClosedFormFit:
         gram = rows @ rows.T
         moment = gram[:-1, -1]
         amplitudes = non_negative(gram[:-1, :-1], moment, 0)
-        return float(gram[-1, -1] - 2 * amplitudes @ moment + amplitudes @ gram[:-1, :-1] @ amplitudes)  # fmt: skip
+        return float(
+            gram[-1, -1] - 2 * amplitudes @ moment + amplitudes @ gram[:-1, :-1] @ amplitudes
+        )
 
     def variable_projection(self, start: tuple[float, float], steps: int = 60) -> Minimum:
         """Levenberg-Marquardt over (D, s/D); amplitudes are solved for at each step."""
@@ -192,9 +192,7 @@ class ClosedFormFit:
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         """Its derivatives (n, 6)."""
         shape = spheres(self.q, x[0], x[1]) * self.weight
-        return np.vstack(
-            (x[2] * shape[1:], shape[:1], self._rows[1 : 1 + self.fixed.shape[0]])
-        ).T
+        return np.vstack((x[2] * shape[1:], shape[:1], self._rows[1 : 1 + self.fixed.shape[0]])).T
 
 
 def random_starts(count: int, seed: int = 0) -> Iterator[tuple[float, float]]:

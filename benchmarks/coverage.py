@@ -4,8 +4,8 @@ The simulated sequences are rendered by sasmodels (`benchmarks.sequences`) and f
 time, as a run is; each repetition has its own photons. By region of time, for each quantity: the
 mean error in standard deviations and in per cent, the root of the mean square error over the bound,
 and how often the stated 68 and 95 % intervals hold the truth. The bound knows the agglomerates'
-shape, or that they are gone, and not that numbers cannot be negative. Figures are of the frames in which the fit found
-crystals; how many those were stands beside.
+shape, or that they are gone, and not that numbers cannot be negative. Figures are of the frames in
+which the fit found crystals; how many those were stands beside.
 """
 
 from __future__ import annotations
@@ -178,7 +178,11 @@ def _print_region(
     }.get(region, "RMSE below 1.10, 93 to 97 % in 95")
     for name, short in QUANTITIES.items():
         got = coverage(pairs, name, bounds)
-        end = f"{got.found:6}, {100 * none:.1f} %, {100 * alone:.1f} %; {goal}" if short == "D" else f"{got.found:6}"  # fmt: skip
+        end = (
+            f"{got.found:6}, {100 * none:.1f} %, {100 * alone:.1f} %; {goal}"
+            if short == "D"
+            else f"{got.found:6}"
+        )
         print(
             f"{region if short == 'D' else '':10} {short:6}{got.bias_sigma:9.2f}"
             f"{got.bias_percent:8.2f}{got.rmse_over_bound:11.2f}{100 * got.within_68:9.1f}"
@@ -211,7 +215,7 @@ def presence(kind: str, frames: int, seed: int = 3) -> dict[int, int]:
 
 def print_presence(frames: int) -> None:
     """How many populations, in curves where the number is known."""
-    print(f"\n{'populations found in ' + str(frames) + ' frames of':40}{'0':>6}{'1':>6}{'2':>6}   true")
+    print(f"\n{f'populations found in {frames} frames of':40}{'0':>6}{'1':>6}{'2':>6}   true")
     for kind, true in (("solvent", 0), ("agglomerates", 1), ("crystals", 1)):
         found = presence(kind, frames)
         print(f"{kind:40}{found[0]:6}{found[1]:6}{found[2]:6}   {true}")
@@ -243,7 +247,10 @@ def wrong_minima(seconds: float, frames: int, seed: int = 9) -> tuple[int, int]:
 
 
 def main(
-    repeats: int = 100, frames: int = 1000, seconds: float = 180.0, fluxes: Sequence[float] = (1e11, 5e11, 1e12)
+    repeats: int = 100,
+    frames: int = 1000,
+    seconds: float = 180.0,
+    fluxes: Sequence[float] = (1e11, 5e11, 1e12),
 ) -> None:
     """Print the tables."""
     for flux_per_s in fluxes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,13 @@ class Run:
 
 
 def figure(
-    run: Run, rows: dict[float, Any], what: str, time_s: float, field: str, paper: float, digit: float
+    run: Run,
+    rows: dict[float, Any],
+    what: str,
+    time_s: float,
+    field: str,
+    paper: float,
+    digit: float,
 ) -> Figure:
     """A column of one frame against the field of the state that is named alike."""
     row = rows[time_s]
@@ -153,11 +159,13 @@ def cs_dopa_saxs(run: Run) -> tuple[list[Figure], Populations]:
             100 * relative * narrow.nc_sigma_nm_err / narrow.nc_sigma_nm,
             100 * state.nc_sigma_nm / state.nc_diameter_nm,
         ),
-        Figure("   at (s), parabola 22 to 40 s", 30, 10, narrowest_s, narrowest_err_s, onsets["IV"]),
+        Figure(
+            "   at (s), parabola 22 to 40 s", 30, 10, narrowest_s, narrowest_err_s, onsets["IV"]
+        ),
         figure(run, rows, "III: yield of Cs", 30.0, "yield_fraction", 0.61, 0.01),
         figure(run, rows, "IV: NC diameter (nm)", 300.0, "nc_diameter_nm", 8.1, 0.1),
         figure(run, rows, "IV: NCs (uM)", 300.0, "nc_concentration_um", 1.1, 0.1),
-    ]  # fmt: skip
+    ]
     return figures, rows[0.5]
 
 
@@ -200,7 +208,14 @@ def cs_oleate_saxs(run: Run, dopa_yield: Figure) -> tuple[list[Figure], Sequence
         figure(run, rows, "burst: NC diameter (nm)", 2.0, "nc_diameter_nm", 3.4, 0.1),
         Figure("yield over final, 2 s", 0.76, 0.01, *share(early), true_share(2.0)),
         Figure("yield over final, 14 s", 1.0, 0.01, *share(done), true_share(14.0)),
-        Figure("final yield over that of Cs-DOPA", 0.25, 0.05, ratio, ratio_err, true_final / dopa_yield.simulated),  # fmt: skip
+        Figure(
+            "final yield over that of Cs-DOPA",
+            0.25,
+            0.05,
+            ratio,
+            ratio_err,
+            true_final / dopa_yield.simulated,
+        ),
     ]
     return figures, (early, done, rows[300.0])
 
@@ -253,8 +268,12 @@ def main() -> None:
     error = math.hypot(late.nc_sigma_nm_err, early.nc_sigma_nm_err)
     _say("sigma, 300 s less 2 s", "rises: no focusing", f"{growth:+.3f} +- {error:.3f} nm")
     fewer = done.nc_concentration_um - late.nc_concentration_um
-    _say("NCs lost from 14 to 300 s", "ripening", f"{fewer:.1f} of {done.nc_concentration_um:.1f} uM")
-    print(f"diameters of absorbance by {spectrum.size_curve}; all in {time.monotonic() - begin:.0f} s")
+    _say(
+        "NCs lost from 14 to 300 s", "ripening", f"{fewer:.1f} of {done.nc_concentration_um:.1f} uM"
+    )
+    print(
+        f"diameters of absorbance by {spectrum.size_curve}; all in {time.monotonic() - begin:.0f} s"
+    )
 
 
 def _found(value: float, error: float, unit: str) -> str:

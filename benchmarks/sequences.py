@@ -147,10 +147,13 @@ class Moment:
         step = 1e-3
         slopes = [
             number
-            * (spheres_per_cm(q, diameter + dd, sigma + ds) - spheres_per_cm(q, diameter - dd, sigma - ds))
+            * (
+                spheres_per_cm(q, diameter + dd, sigma + ds)
+                - spheres_per_cm(q, diameter - dd, sigma - ds)
+            )
             / (2 * step)
             for dd, ds in ((step, 0.0), (0.0, step))
-        ]  # fmt: skip
+        ]
         slopes += [spheres_per_cm(q, diameter, sigma), q**-4.0, np.ones_like(q)]
         if agglomerates:
             slopes.append(spheres_per_cm(q, *AGGLOMERATES_NM))
