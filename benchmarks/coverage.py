@@ -190,22 +190,26 @@ def _print_region(
         )
 
 
-def presence(kind: str, frames: int, seed: int = 3) -> dict[int, int]:
-    """How many populations are found in curves that have none, one, or another one.
+PRESENT: dict[str, tuple[str, tuple[float, ...], int]] = {
+    "agglomerates": ("cs_dopa", (0.3,), 1),
+    "crystals": ("cs_oleate", (8.0, 14.0, 30.0, 100.0, 300.0), 1),
+    "crystals of 3.4 to 3.9 nm": ("cs_oleate", (2.0, 3.0, 4.0, 5.0), 1),
+    "agglomerates and crystals": ("cs_dopa", (1.0, 3.0, 6.0, 12.0, 18.0), 2),
+}
+"""Recipe, times and number of populations; all are fitted with agglomerates allowed."""
 
-    ``solvent``: flat and q^-4 alone; ``agglomerates``: Cs-DOPA at 0.3 s; ``crystals``: Cs-OA at 8
-    to 300 s, fitted with agglomerates allowed.
-    """
+
+def presence(kind: str, frames: int, seed: int = 3) -> dict[int, int]:
+    """In how many frames 0, 1 and 2 populations are found: of `PRESENT`, or of the solvent."""
     rng = np.random.default_rng(seed)
     stage = FitPopulations(PopulationsFit(), Sample())
     stage.warm_up()
     if kind == "solvent":
         truths = [FLAT_PER_CM + 2e-5 * Q_PER_NM**-4.0]
-    elif kind == "agglomerates":
-        truths = [moment(Synthesis("cs_dopa"), 0.3).intensity]
     else:
-        synthesis = Synthesis("cs_oleate")
-        truths = [moment(synthesis, t).intensity for t in (8.0, 14.0, 30.0, 100.0, 300.0)]
+        recipe, times_s, _ = PRESENT[kind]
+        synthesis = Synthesis(recipe)
+        truths = [moment(synthesis, time_s).intensity for time_s in times_s]
     found: dict[int, int] = {0: 0, 1: 0, 2: 0}
     for frame in range(frames):
         row = fit_row(stage, counted(truths[frame % len(truths)], rng, frame=frame))
@@ -216,9 +220,10 @@ def presence(kind: str, frames: int, seed: int = 3) -> dict[int, int]:
 def print_presence(frames: int) -> None:
     """How many populations, in curves where the number is known."""
     print(f"\n{f'populations found in {frames} frames of':40}{'0':>6}{'1':>6}{'2':>6}   true")
-    for kind, true in (("solvent", 0), ("agglomerates", 1), ("crystals", 1)):
+    true = {"solvent": 0} | {kind: number for kind, (*_, number) in PRESENT.items()}
+    for kind, number in true.items():
         found = presence(kind, frames)
-        print(f"{kind:40}{found[0]:6}{found[1]:6}{found[2]:6}   {true}")
+        print(f"{kind:40}{found[0]:6}{found[1]:6}{found[2]:6}   {number}")
 
 
 def wrong_minima(seconds: float, frames: int, seed: int = 9) -> tuple[int, int]:

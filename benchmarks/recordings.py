@@ -29,6 +29,8 @@ from pipeline.runner.chain import StageChain
 REPOSITORY = Path(__file__).resolve().parent.parent
 EV_NM = 1239.84198
 PD_SERIES = {"pd_growth": "pd_growth_R13_201607", "pd_superlattice": "pd_superlattice_R5_201611"}
+BEYOND_LATTICE_PER_NM = 1.2
+"""Beyond the strong peaks of the lattice a sphere alone describes what is left."""
 CDSE_RUNS = (2, 5, 9)
 
 
@@ -122,9 +124,17 @@ class Compared:
     """Whether the experts fitted a superlattice too."""
 
 
-def palladium(config_name: str, folder: Path) -> Compared:
-    """Radii and relative widths of a Pd series over the experts', where they give any."""
+def palladium(config_name: str, folder: Path, q_min_per_nm: float | None = None) -> Compared:
+    """Radii and relative widths of a Pd series over the experts', where they give any.
+
+    The left edge of the fit is that of the config unless another is given.
+    """
     config = load_config(REPOSITORY / "configs" / f"{config_name}.yaml")
+    if q_min_per_nm is not None:
+        assert config.saxs.fit is not None
+        fit = config.saxs.fit.model_copy(update={"q_min_per_nm": q_min_per_nm})
+        saxs = config.saxs.model_copy(update={"fit": fit})
+        config = config.model_copy(update={"saxs": saxs})
     folder = folder / PD_SERIES[config_name]
     source = open_recording(folder, config.replay).streams["saxs"]
     chain = StageChain(stages_for("saxs", config))
@@ -206,21 +216,14 @@ def _emission_nm(file: Path) -> dict[float, float]:
     return {t: float(table[np.argmax(table[:, k]), 0]) for k, t in enumerate(times_s, start=1)}
 
 
-def _print_palladium(name: str, folder: Path) -> None:
-    compared = palladium(name, folder)
-    for label, chosen in (
-        ("spheres alone", ~compared.ordered),
-        ("with a lattice", compared.ordered),
-    ):
-        if not chosen.any():
-            continue
-        radius, width = compared.radius[chosen], compared.width[chosen]
-        seen = np.isfinite(radius)
-        near = np.mean(np.abs(radius[seen] - 1) < 0.03)
-        print(
-            f"{name + ', ' + label:34}{chosen.sum():5}{seen.sum():6}{np.median(radius[seen]):9.4f}"
-            f"{100 * near:9.1f} %{np.nanmedian(width[seen]):9.3f}"
-        )
+def _print_palladium(label: str, compared: Compared, chosen: np.ndarray) -> None:
+    radius, width = compared.radius[chosen], compared.width[chosen]
+    seen = np.isfinite(radius)
+    near = np.mean(np.abs(radius[seen] - 1) < 0.03)
+    print(
+        f"{label:46}{radius.size:6}{seen.sum():5}{np.median(radius[seen]):9.4f}"
+        f"{100 * near:10.1f} %{np.nanmedian(width):9.3f}"
+    )
 
 
 def main() -> None:
@@ -229,10 +232,15 @@ def main() -> None:
     if not folder.is_dir():
         print(f"left out: no recordings at {folder}; set NUCLEATE_DATA to their folder")
         return
-    header = f"{'theirs':>5}{'ours':>5}{'radius':>9}{'within 3 %':>11}{'width':>9}  (medians)"
-    print(f"{'Pd, over the fit of the experts':34}{header}")
+    header = f"{'theirs':>6}{'ours':>5}{'radius':>9}{'within 3 %':>12}{'width':>9}  (medians)"
+    print(f"{'Pd, over the fit of the experts':46}{header}")
     for name in PD_SERIES:
-        _print_palladium(name, folder)
+        compared = palladium(name, folder)
+        _print_palladium(f"{name}, spheres alone", compared, ~compared.ordered)
+    _print_palladium("pd_superlattice, with a lattice", compared, compared.ordered)
+    compared = palladium("pd_superlattice", folder, BEYOND_LATTICE_PER_NM)
+    label = f"pd_superlattice, with a lattice, q > {BEYOND_LATTICE_PER_NM}"
+    _print_palladium(label, compared, compared.ordered)
     print(f"\n{'standard':28}{'D (nm)':>16}{'known':>8}{'s (%)':>7}{'known':>9}{'chi2/n':>9}")
     for standard in STANDARDS:
         row = fit_standard(standard, folder)

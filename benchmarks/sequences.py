@@ -112,6 +112,22 @@ def mean_volume_nm3(diameter_nm: float, sigma_nm: float) -> float:
     return math.pi / 6 * (diameter_nm**3 + 3 * diameter_nm * sigma_nm**2)
 
 
+def _slopes(q_per_nm: np.ndarray, diameter_nm: float, sigma_nm: float) -> list[np.ndarray]:
+    """Derivatives of `spheres_per_cm` by diameter and by width.
+
+    Central differences: their error is (step / period)^2 / 6 = 1e-7, with a period of 1 nm.
+    """
+    step = 1e-3
+    return [
+        (
+            spheres_per_cm(q_per_nm, diameter_nm + by_diameter, sigma_nm + by_sigma)
+            - spheres_per_cm(q_per_nm, diameter_nm - by_diameter, sigma_nm - by_sigma)
+        )
+        / (2 * step)
+        for by_diameter, by_sigma in ((step, 0.0), (0.0, step))
+    ]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
     """What is in the vial at a time, and its intensity (n,) in 1/cm on ``q_per_nm``."""
@@ -133,30 +149,25 @@ class Moment:
             "yield_fraction": 1e-3 * state.nc_concentration_um * per_um / self.limiting_mm,
         }
 
-    def bound(self, flux_per_s: float, agglomerates: bool = True) -> dict[str, float]:
+    def bound(
+        self, flux_per_s: float, agglomerates: bool = True, shape_known: bool = True
+    ) -> dict[str, float]:
         """Cramer-Rao bound of the standard error of each value of ``truth``.
 
-        Free are D, s, N, the agglomerates' number (their shape is known), a q^-4 and a flat
-        background. That numbers cannot be negative is left out of account, so where agglomerates
-        are nearly gone a fit that knows it does better than this.
+        Free are D, s, N, the agglomerates' number (if not ``shape_known``, their diameter and
+        width too), a q^-4 and a flat background. That numbers cannot be negative is left out of
+        account, so where agglomerates are nearly gone a fit that knows it does better than this.
         """
         q, state = self.q_per_nm, self.state
         diameter, sigma = state.nc_diameter_nm, state.nc_sigma_nm
         number = state.nc_concentration_um
-        # Central differences: their error is (step/period)^2/6 = 1e-7, with a period of 1 nm.
-        step = 1e-3
-        slopes = [
-            number
-            * (
-                spheres_per_cm(q, diameter + dd, sigma + ds)
-                - spheres_per_cm(q, diameter - dd, sigma - ds)
-            )
-            / (2 * step)
-            for dd, ds in ((step, 0.0), (0.0, step))
-        ]
+        slopes = [number * slope for slope in _slopes(q, diameter, sigma)]
         slopes += [spheres_per_cm(q, diameter, sigma), q**-4.0, np.ones_like(q)]
         if agglomerates:
             slopes.append(spheres_per_cm(q, *AGGLOMERATES_NM))
+        if agglomerates and not shape_known:
+            there = state.agglomerate_concentration_um
+            slopes += [there * slope for slope in _slopes(q, *AGGLOMERATES_NM)]
         # Poisson: each point tells (dI)^2 / (gain I).
         scaled = np.array(slopes) / np.sqrt(gain_per_cm(q, flux_per_s) * self.intensity)
         norm = np.sqrt(np.sum(scaled**2, axis=1))

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.optimize import lsq_linear
 
+from benchmarks import sequences
 from detectors.sample.synthesis import Synthesis
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
@@ -19,23 +21,7 @@ SOLVENT_PER_CM = 0.03
 SETTINGS = PopulationsFit()
 
 
-def gain_per_cm(flux: float = 5e11) -> np.ndarray:
-    """Intensity of one photon in a ring: flux 5e11/s, 0.5 s, 1 mm, 37.5 keV (k = 190/nm)."""
-    solid_angle = 2 * np.pi * Q_PER_NM * (Q_PER_NM[1] - Q_PER_NM[0]) / 190.0**2
-    return 1 / (flux * 0.5 * 0.1 * solid_angle)
-
-
-def counted(truth: np.ndarray, rng, *, flux: float = 5e11, frame: int = 0) -> Curve:
-    gain = gain_per_cm(flux)
-    counts = rng.poisson(truth / gain)
-    return Curve(
-        frame=frame,
-        time_s=0.5 * frame,
-        q_per_nm=Q_PER_NM,
-        intensity=counts * gain,
-        sigma=np.sqrt(counts) * gain,
-        absolute=True,
-    )
+counted = partial(sequences.counted, q_per_nm=Q_PER_NM)
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +75,13 @@ def test_published_sizes(synthesis, stage):
 
 def test_weights_from_the_model_do_not_pull_the_background_down():
     truth = np.full(Q_PER_NM.size, 0.05)
-    flux = 5e11 * 100 / np.median(truth / gain_per_cm())
+    flux = 5e11 * 100 / np.median(truth / sequences.gain_per_cm(Q_PER_NM))
     rng = np.random.default_rng(5)
     pulls = {}
     for weights in ("model", "measured"):
         settings = PopulationsFit(agglomerates=False, weights=weights, powerlaw_exponent=None)
         fit = FitPopulations(settings, Sample())
-        rows = [fit.process(counted(truth, rng, flux=flux))[0] for _ in range(20)]
+        rows = [fit.process(counted(truth, rng, flux_per_s=flux))[0] for _ in range(20)]
         pulls[weights] = np.mean([row.background / 0.05 - 1 for row in rows])
     # One count in 100 is 1 %; the mean of 20 frames scatters by 0.1 %.
     assert abs(pulls["model"]) < 0.002
