@@ -190,17 +190,17 @@ def _print_region(
         )
 
 
-PRESENT: dict[str, tuple[str, tuple[float, ...], int]] = {
-    "agglomerates": ("cs_dopa", (0.3,), 1),
-    "crystals": ("cs_oleate", (8.0, 14.0, 30.0, 100.0, 300.0), 1),
-    "crystals of 3.4 to 3.9 nm": ("cs_oleate", (2.0, 3.0, 4.0, 5.0), 1),
-    "agglomerates and crystals": ("cs_dopa", (1.0, 3.0, 6.0, 12.0, 18.0), 2),
+PRESENT: dict[str, tuple[str, tuple[float, ...], str]] = {
+    "agglomerates": ("cs_dopa", (0.3,), "agglomerates"),
+    "crystals": ("cs_oleate", (8.0, 14.0, 30.0, 100.0, 300.0), "crystals"),
+    "crystals of 3.4 to 3.9 nm": ("cs_oleate", (2.0, 3.0, 4.0, 5.0), "crystals"),
+    "agglomerates and crystals": ("cs_dopa", (1.0, 3.0, 6.0, 12.0, 18.0), "both"),
 }
-"""Recipe, times and number of populations; all are fitted with agglomerates allowed."""
+"""Recipe, times and what is there; all are fitted with agglomerates allowed."""
 
 
-def presence(kind: str, frames: int, seed: int = 3) -> dict[int, int]:
-    """In how many frames 0, 1 and 2 populations are found: of `PRESENT`, or of the solvent."""
+def presence(kind: str, frames: int, seed: int = 3) -> dict[str, int]:
+    """In how many frames the fit finds what: of `PRESENT`, or of the ``solvent`` alone."""
     rng = np.random.default_rng(seed)
     stage = FitPopulations(PopulationsFit(), Sample())
     stage.warm_up()
@@ -210,20 +210,25 @@ def presence(kind: str, frames: int, seed: int = 3) -> dict[int, int]:
         recipe, times_s, _ = PRESENT[kind]
         synthesis = Synthesis(recipe)
         truths = [moment(synthesis, time_s).intensity for time_s in times_s]
-    found: dict[int, int] = {0: 0, 1: 0, 2: 0}
+    found = dict.fromkeys(("none", "agglomerates", "crystals", "both"), 0)
     for frame in range(frames):
         row = fit_row(stage, counted(truths[frame % len(truths)], rng, frame=frame))
-        found[row.populations] += 1
+        crystals = math.isfinite(row.nc_diameter_nm)
+        if math.isfinite(row.agglomerate_diameter_nm):
+            found["both" if crystals else "agglomerates"] += 1
+        else:
+            found["crystals" if crystals else "none"] += 1
     return found
 
 
 def print_presence(frames: int) -> None:
-    """How many populations, in curves where the number is known."""
-    print(f"\n{f'populations found in {frames} frames of':40}{'0':>6}{'1':>6}{'2':>6}   true")
-    true = {"solvent": 0} | {kind: number for kind, (*_, number) in PRESENT.items()}
-    for kind, number in true.items():
-        found = presence(kind, frames)
-        print(f"{kind:40}{found[0]:6}{found[1]:6}{found[2]:6}   {number}")
+    """What is found in curves of which that is known."""
+    header = f"{'none':>8}{'agglomerates':>14}{'crystals':>10}{'both':>7}"
+    print(f"\n{f'found in {frames} frames of':32}{header}   true")
+    true = {"solvent": "none"} | {kind: there for kind, (*_, there) in PRESENT.items()}
+    for kind, there in true.items():
+        none, agglomerates, crystals, both = presence(kind, frames).values()
+        print(f"{kind:32}{none:8}{agglomerates:14}{crystals:10}{both:7}   {there}")
 
 
 def wrong_minima(seconds: float, frames: int, seed: int = 9) -> tuple[int, int]:

@@ -75,7 +75,12 @@ def counted(
 
 @lru_cache(maxsize=4)
 def _sphere(q_bytes: bytes) -> Any:
-    from sasmodels.core import load_model
+    try:
+        from sasmodels.core import load_model
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "sequences are rendered by sasmodels: pip install 'nucleate[bench]' brings it"
+        ) from error
 
     q_per_angstrom = 0.1 * np.frombuffer(q_bytes)
     return load_model("sphere", dtype="double", platform="dll").make_kernel([q_per_angstrom])

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import recordings
 from benchmarks.closed_form import WRONG_CHI2, ClosedFormFit, best_of_random, spheres
-from benchmarks.coverage import QUANTITIES, bounds_of, coverage, presence, repeated
+from benchmarks.coverage import PRESENT, QUANTITIES, bounds_of, coverage, presence, repeated
 from benchmarks.fit_rivals import chi2_excess, own_kernel_fit
 from benchmarks.sequences import Q_PER_NM, REGIONS, gain_per_cm, moment, sequence, spheres_per_cm
 from detectors.sample import Synthesis
@@ -99,10 +99,10 @@ def test_intervals_in_phase_two(early, name):
     assert got.within_95 >= LEAST_EARLY
 
 
-@pytest.mark.parametrize(("kind", "true"), [("solvent", 0), ("agglomerates", 1), ("crystals", 1)])
-def test_as_many_populations_as_there_are(kind, true):
-    found = presence(kind, 60)
-    assert found[true] == 60
+@pytest.mark.parametrize("kind", ["solvent", *PRESENT])
+def test_what_is_found_is_what_is_there(kind):
+    there = "none" if kind == "solvent" else PRESENT[kind][2]
+    assert presence(kind, 60)[there] == 60
 
 
 def test_no_frame_ends_in_a_wrong_minimum(dopa):
