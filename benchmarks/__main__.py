@@ -1,7 +1,6 @@
 """All measurements, or those that are named.
 
-python -m benchmarks [--quick]
-    [integration | rings | cake | fit | misfits | bus | latency | rate]...
+python -m benchmarks [NAME]... [--quick]
 """
 
 from __future__ import annotations
@@ -34,7 +33,31 @@ def _cake(quick: bool) -> None:
 def _fit(quick: bool) -> None:
     from benchmarks import fit
 
-    fit.main(rounds=5 if quick else 25)
+    if quick:
+        fit.main(frames=5, run=100, rounds=5)
+    else:
+        fit.main(with_dream=True)
+
+
+def _coverage(quick: bool) -> None:
+    from benchmarks import coverage
+
+    if quick:
+        coverage.main(repeats=10, frames=100, seconds=10.0, fluxes=(5e11,))
+    else:
+        coverage.main()
+
+
+def _paper(_: bool) -> None:
+    from benchmarks import paper
+
+    paper.main()
+
+
+def _recordings(_: bool) -> None:
+    from benchmarks import recordings
+
+    recordings.main()
 
 
 def _misfits(quick: bool) -> None:
@@ -67,6 +90,9 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "cake": _cake,
     "fit": _fit,
     "misfits": _misfits,
+    "coverage": _coverage,
+    "paper": _paper,
+    "recordings": _recordings,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,

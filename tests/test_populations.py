@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.optimize import lsq_linear
 
+from benchmarks import sequences
 from detectors.sample.synthesis import Synthesis
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
@@ -19,23 +21,7 @@ SOLVENT_PER_CM = 0.03
 SETTINGS = PopulationsFit()
 
 
-def gain_per_cm(flux: float = 5e11) -> np.ndarray:
-    """Intensity of one photon in a ring: flux 5e11/s, 0.5 s, 1 mm, 37.5 keV (k = 190/nm)."""
-    solid_angle = 2 * np.pi * Q_PER_NM * (Q_PER_NM[1] - Q_PER_NM[0]) / 190.0**2
-    return 1 / (flux * 0.5 * 0.1 * solid_angle)
-
-
-def counted(truth: np.ndarray, rng, *, flux: float = 5e11, frame: int = 0) -> Curve:
-    gain = gain_per_cm(flux)
-    counts = rng.poisson(truth / gain)
-    return Curve(
-        frame=frame,
-        time_s=0.5 * frame,
-        q_per_nm=Q_PER_NM,
-        intensity=counts * gain,
-        sigma=np.sqrt(counts) * gain,
-        absolute=True,
-    )
+counted = partial(sequences.counted, q_per_nm=Q_PER_NM)
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +75,13 @@ def test_published_sizes(synthesis, stage):
 
 def test_weights_from_the_model_do_not_pull_the_background_down():
     truth = np.full(Q_PER_NM.size, 0.05)
-    flux = 5e11 * 100 / np.median(truth / gain_per_cm())
+    flux = 5e11 * 100 / np.median(truth / sequences.gain_per_cm(Q_PER_NM))
     rng = np.random.default_rng(5)
     pulls = {}
     for weights in ("model", "measured"):
         settings = PopulationsFit(agglomerates=False, weights=weights, powerlaw_exponent=None)
         fit = FitPopulations(settings, Sample())
-        rows = [fit.process(counted(truth, rng, flux=flux))[0] for _ in range(20)]
+        rows = [fit.process(counted(truth, rng, flux_per_s=flux))[0] for _ in range(20)]
         pulls[weights] = np.mean([row.background / 0.05 - 1 for row in rows])
     # One count in 100 is 1 %; the mean of 20 frames scatters by 0.1 %.
     assert abs(pulls["model"]) < 0.002
@@ -129,6 +115,7 @@ def test_without_absolute_scale_there_is_no_concentration(synthesis, stage):
     rng = np.random.default_rng(17)
     curve = counted(synthesis.intensity_per_cm(Q_PER_NM, 10.0) + SOLVENT_PER_CM, rng)
     absolute, _ = stage.process(curve)
+    stage.forget()
     relative, _ = stage.process(dataclasses.replace(curve, absolute=False))
     assert math.isnan(relative.nc_concentration_um)
     assert math.isnan(relative.agglomerate_concentration_um_err)
@@ -137,18 +124,43 @@ def test_without_absolute_scale_there_is_no_concentration(synthesis, stage):
     assert relative.nc_volume_fraction == absolute.nc_volume_fraction
 
 
-def test_no_frame_depends_on_another(synthesis):
-    """The same curve gives the same bits, whatever was fitted before and by whichever object."""
+def test_a_frame_depends_on_those_since_the_last_search_only(synthesis):
+    """Whoever begins at a block's first frame gets the same bits as one who was there before."""
     rng = np.random.default_rng(19)
+    settings = PopulationsFit(search_every=4)
     curves = [
-        counted(synthesis.intensity_per_cm(Q_PER_NM, time) + SOLVENT_PER_CM, rng)
-        for time in (1.0, 5.0, 30.0)
+        counted(
+            synthesis.intensity_per_cm(Q_PER_NM, 2.0 + frame) + SOLVENT_PER_CM, rng, frame=frame
+        )
+        for frame in range(10)
     ]
-    forwards, backwards = FitPopulations(SETTINGS, Sample()), FitPopulations(SETTINGS, Sample())
-    first = [forwards.process(curve)[0] for curve in curves]
-    second = [backwards.process(curve)[0] for curve in reversed(curves)][::-1]
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_equal(dataclasses.asdict(one), dataclasses.asdict(other))
+    whole, later = FitPopulations(settings, Sample()), FitPopulations(settings, Sample())
+    rows = [whole.process(curve)[0] for curve in curves]
+    # The first frame of the block is lost in both: the next is searched then.
+    for first in (4, 8, 5):
+        stage = whole if first == 5 else later
+        stage.forget()
+        again = [stage.process(curve)[0] for curve in curves[first:]]
+        expected = rows[first:]
+        if first == 5:
+            skipped = FitPopulations(settings, Sample())
+            before = curves[:4] + curves[5:]
+            expected = [skipped.process(curve)[0] for curve in before][4:]
+        for one, other in zip(again, expected, strict=True):
+            np.testing.assert_equal(dataclasses.asdict(one), dataclasses.asdict(other))
+
+
+def test_a_start_from_the_frame_before_ends_where_a_search_does(synthesis):
+    rng = np.random.default_rng(20)
+    cold, warm = FitPopulations(SETTINGS, Sample()), FitPopulations(SETTINGS, Sample())
+    for frame in range(1, 20):
+        truth = synthesis.intensity_per_cm(Q_PER_NM, 1.0 + 0.5 * frame) + SOLVENT_PER_CM
+        curve = counted(truth, rng, frame=frame)
+        cold.forget()
+        one, other = cold.process(curve)[0], warm.process(curve)[0]
+        off = abs(one.nc_diameter_nm - other.nc_diameter_nm) / one.nc_diameter_nm_err
+        assert off < 0.05
+        assert one.populations == other.populations
 
 
 def test_masked_points_are_left_out(synthesis, stage):

@@ -22,7 +22,7 @@ than 1e-5 in chi-square above a table of 1.02, 14 widths and 12 refined starts."
 RELATIVE_SIGMA_STARTS = 6
 SMEARED_SIGMA, SMEARED_POINTS = 3.5, 15
 """Resolution is a mean over so many even places of q out to so many standard deviations: cos(q D)
-is smeared to 5e-4 of its size at dq D = 1, where a bin sees a third of a period, and better below."""
+is smeared to 5e-4 of its size where a bin sees a third of a period (dq D = 1), better below."""
 HELD_RELATIVE = 1e-6
 """Standard deviation of a held sigma over itself, where the diameter is free."""
 EXPECTED_SD = 5.0
