@@ -198,6 +198,36 @@ def _refine_model(problem, intensity_w, weight, fixed_w, model, fits):
 
 
 @njit(cache=True, nogil=True)
+def _refine_others(problem, asked, full, intensity, weight, fits):
+    """The lesser models, at the weights of the fullest."""
+    intensity_w, fixed_w = intensity * weight, problem.fixed * weight
+    fixed = problem.fixed.shape[0]
+    for model in range(full):
+        if not asked[model]:
+            continue
+        if model < 2:
+            _refine_model(problem, intensity_w, weight, fixed_w, model, fits)
+            continue
+        # Crystals alone: as in the fullest model, or where they were sought or seen before.
+        own = fits.at[model].copy()
+        fits.at[model] = fits.at[full]
+        if fits.amplitudes[full, fixed] == 0.0:
+            fits.chi2[model] = fits.chi2[full]
+            fits.amplitudes[model] = fits.amplitudes[full]
+            continue
+        _refine_model(problem, intensity_w, weight, fixed_w, model, fits)
+        if fits.chi2[model] - fits.chi2[full] > DECIDED * fits.chi2[full] / weight.size:
+            continue
+        amplitudes = np.empty(fixed + 2)
+        banned = banned_columns(model, fixed)
+        chi2, _ = refine(problem, intensity_w, weight, fixed_w, banned, own, amplitudes)
+        if chi2 < fits.chi2[model]:
+            fits.chi2[model] = chi2
+            fits.at[model] = own
+            fits.amplitudes[model] = amplitudes
+
+
+@njit(cache=True, nogil=True)
 def _may_stay(fits, full, converged, points, before):
     """Whether a fit that began at the frame before may be kept without a search."""
     freedom = max(points - fits.amplitudes.shape[1] - 2, 1)
@@ -270,9 +300,6 @@ def fit_frame(problem, starts, asked, intensity, sigma, from_model, cold, before
         weight[:] = counting_weight(gain, model)
         fixed_w = problem.fixed * weight
         _refine_model(problem, intensity * weight, weight, fixed_w, full, fits)
-    fixed_w = problem.fixed * weight
-    for each in range(4):
-        if asked[each] and each != full:
-            _refine_model(problem, intensity * weight, weight, fixed_w, each, fits)
+    _refine_others(problem, asked, full, intensity, weight, fits)
     fits.weight[:] = weight
     return searched
