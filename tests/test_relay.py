@@ -382,7 +382,12 @@ def test_two_processes_store_what_one_does_although_the_second_is_killed(tmp_pat
     assert sorted(two_store.results) == list(range(FRAMES))
     for frame, results in two_store.results.items():
         expected = one_store.results[frame]
-        assert [type(r).__name__ for r in results.results] == ["Curve", "Populations", "Peak"]
+        assert [type(r).__name__ for r in results.results] == [
+            "Curve",
+            "Populations",
+            "Invariants",
+            "Peak",
+        ]
         assert results.rejected is None
         # The newest frame that was known is a matter of time, all else is not.
         same = [
