@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CONFOUNDED = 0.98
 """Correlation of two parameters beyond which the curve hardly tells them apart: the error of one
 is five times what it would be if the other were known."""
-FISHER_NUMBER, FISHER_SIZE, FISHER_WIDTH = 0.10, 0.05, 0.20
+FISHER_NUMBER, FISHER_SIZE, FISHER_WIDTH = 0.05, 0.03, 0.1
 """Relative standard errors of number, diameter and sigma up to which intervals are taken from
 them."""
 FISHER_BOUND = 3.0
