@@ -8,7 +8,10 @@ random and 1000 places take some 15 ms.
 
 A place counts by its likelihood at the best amplitudes, which is what is left when the prior of
 the amplitudes is flat in the signal of each population and not in its number: a flat number
-would favour small sizes by D^-6.
+would favour small sizes by D^-6. The prior of the size is flat in a particle's volume and in s/D.
+Of 800 simulated frames of phase II (1e11 photons/s, 1 to 3 s) 95 % intervals of D, s, N and volume
+then hold the truth in 94.8, 93.5, 94.0 and 94.4 %; flat in D they hold it in 94.0, 93.2, 92.4 and
+92.7 %, standard errors in 91.8, 92.8, 92.2 and 92.6 %.
 """
 
 import math
@@ -106,11 +109,12 @@ def fill_posterior(
             if not solve_subset(gram, unit, members, count, solution):
                 continue
             deviation = math.sqrt(solution[count - 1] * scale)
-            # Twice the likelihood's area above zero over that of an uncut Gaussian at its peak.
+            # The share of the likelihood at a positive number.
             above = _normal_below(best / deviation)
             penalty = prior_penalty(problem, 1, place[0], place[1])
             if above > 0.0:
                 logs[i, j] = -0.5 * (total - fall + penalty) / scale + math.log(above)
+                logs[i, j] += 2.0 * math.log(place[0])
             number[i, j], spread[i, j] = best, deviation
 
 
