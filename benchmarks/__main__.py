@@ -1,6 +1,7 @@
 """All measurements, or those that are named.
 
-python -m benchmarks [integration | rings | cake | fit | bus | latency | rate]... [--quick]
+python -m benchmarks [integration | rings | cake | fit | reaction | bus | latency | rate]...
+                     [--quick]
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ def _fit(quick: bool) -> None:
     fit.main(rounds=5 if quick else 25)
 
 
+def _reaction(quick: bool) -> None:
+    from benchmarks import reaction
+
+    for recipe in ("cs_dopa", "cs_oleate"):
+        reaction.main(recipe, runs=2 if quick else 12)
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -59,6 +67,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "rings": _rings,
     "cake": _cake,
     "fit": _fit,
+    "reaction": _reaction,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,
