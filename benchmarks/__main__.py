@@ -66,6 +66,13 @@ def _misfits(quick: bool) -> None:
     misfits.main(frames=10 if quick else 50)
 
 
+def _reaction(quick: bool) -> None:
+    from benchmarks import reaction
+
+    for recipe in ("cs_dopa", "cs_oleate"):
+        reaction.main(recipe, runs=2 if quick else 12)
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -93,6 +100,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "coverage": _coverage,
     "paper": _paper,
     "recordings": _recordings,
+    "reaction": _reaction,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,
