@@ -122,6 +122,7 @@ def shoot(kind: int, endpoint: str, repeats: int = 2) -> None:
     """The whole corpus at a bound socket."""
     with zmq.Context() as context, context.socket(kind) as attacker:
         attacker.linger = 2000
+        attacker.sndtimeo = 5000  # nobody is there any more: tell, do not wait
         attacker.connect(endpoint)
         for _ in range(repeats):
             for message in corpus().values():

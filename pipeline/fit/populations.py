@@ -94,7 +94,6 @@ class FitPopulations:
     ) -> None:
         self.settings = settings
         self.sample = sample
-        self.block_frames = settings.search_every
         self._background = background
         self._rows = RowMaker(settings, sample, priors_text(settings))
         self._plan: Plan | None = None
@@ -113,6 +112,10 @@ class FitPopulations:
     def forget(self) -> None:
         """Fit the next frame from a search."""
         self._fits = None
+
+    def first_needed(self, frame: int) -> int:
+        """The last frame up to ``frame`` that is fitted from a search."""
+        return frame - frame % self.settings.search_every
 
     def process(self, message: Curve, /) -> Iterable[Result]:
         """Fit one curve.
@@ -176,7 +179,7 @@ class FitPopulations:
     def _fit(self, frame: int, plan: Plan, points: Points) -> Fits:
         """Fit every model with the same weights, those of the fullest one."""
         last, reduced = self._before
-        cold = self._fits is None or frame // self.block_frames != last // self.block_frames
+        cold = self._fits is None or self.first_needed(frame) != self.first_needed(last)
         if self._fits is None:
             self._fits = empty_fits(plan.problem.fixed.shape[0], points.sigma.size)
         fits = self._fits

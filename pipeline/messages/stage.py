@@ -40,7 +40,9 @@ class Stage(Protocol):
     """Consumes messages of the types in ``consumes``; all others pass it by.
 
     A stage is a pure function of its settings, the start and the message, so a stream can be
-    taken up again at any frame and gives the same numbers.
+    taken up again at any frame and gives the same numbers. One that remembers frames says how far
+    back by a method ``first_needed(frame) -> int``: fed from that frame on, it gives for ``frame``
+    what it would have given had it seen all. What it gives before is thrown away.
     """
 
     name: ClassVar[str]

@@ -51,6 +51,13 @@ class StageChain:
         for stage in self.stages:
             stage.reset(start)
 
+    def first_needed(self, frame: int) -> int:
+        """Where to begin so that ``frame`` comes out as if all had been processed in one go."""
+        for stage in reversed(self.stages):
+            if (needed := getattr(stage, "first_needed", None)) is not None:
+                frame = min(frame, needed(frame))
+        return frame
+
     def process(self, frame: Frame, newest: int = -1) -> FrameResults:
         """All results of a frame. What a stage refuses is named; results before it are kept."""
         messages, rejected = self._through([frame])

@@ -71,7 +71,7 @@ class Relay:
         """
         self._chain.warm_up()
         with LinkSender(self._store, self._bus) as sender:
-            intake = _Intake(sender, self._chain.produces, stop)
+            intake = _Intake(sender, self._chain, stop)
             with LinkReceiver(self._endpoint, self._bus, intake) as receiver:
                 end = self._pump(intake, sender, receiver, stop)
                 if end is not None:
@@ -95,6 +95,9 @@ class Relay:
                     self._chain.reset(message)
                     continue
             results = self._chain.resume(message)
+            if results.frame < intake.wanted:
+                intake.already_stored(results.frame)
+                continue
             if results.rejected is not None and message.rejected is None:
                 log.warning("%s frame %d: %s", results.stream, results.frame, results.rejected)
             while not sender.send(results, timeout_s=POLL_S):
@@ -133,14 +136,14 @@ class _Intake:
     the upstream's window, for nothing is acknowledged before the store has it.
     """
 
-    def __init__(
-        self, sender: LinkSender, produces: Sequence[type[Result]], stop: threading.Event
-    ) -> None:
+    def __init__(self, sender: LinkSender, chain: StageChain, stop: threading.Event) -> None:
         self.queue: queue.SimpleQueue[RunStart | FrameResults | StreamEnd] = queue.SimpleQueue()
         self._sender = sender
-        self._produces = tuple(produces)
+        self._chain = chain
         self._stop = stop
         self._opened: tuple[RunStart, tuple[type[Result], ...]] | None = None
+        self.wanted = 0
+        """First frame that the store has not."""
         self._expected = 0
         self._durable = -1
         self._ended = False
@@ -155,11 +158,11 @@ class _Intake:
         )
 
     def on_open(self, start: RunStart, nodes: tuple[type[Result], ...]) -> int:
-        """Open the same stream at the store; the first frame that is not durable there."""
+        """Open the same stream at the store; the first frame that is needed to go on there."""
         if self._opened is not None:
             self._require_same(start, nodes)
             return self._durable + 1
-        kinds = tuple(dict.fromkeys([*nodes, *self._produces]))
+        kinds = tuple(dict.fromkeys([*nodes, *self._chain.produces]))
         while not self._stop.is_set():
             try:
                 first = self._sender.open(start, kinds, timeout_s=OPEN_TIMEOUT_S)
@@ -167,10 +170,11 @@ class _Intake:
                 log.debug("%s: the store does not answer yet", start.stream.stream)
                 continue
             self.queue.put(start)
-            self._expected, self._durable = first, first - 1
+            needed = self._chain.first_needed(first)
+            self.wanted, self._expected, self._durable = first, needed, needed - 1
             self._opened = (start, nodes)
-            log.info("%s: from frame %d", start.stream.stream, first)
-            return first
+            log.info("%s: from frame %d (wanted: %d)", start.stream.stream, needed, first)
+            return needed
         return 0  # this process ends; its successor tells, and a frame too many does no harm
 
     def _require_same(self, start: RunStart, nodes: tuple[type[Result], ...]) -> None:
@@ -203,7 +207,11 @@ class _Intake:
             self._ended = True
             self.queue.put(end)
 
-    # The stages' thread calls these two.
+    # The stages' thread calls these three.
+
+    def already_stored(self, frame: int) -> None:
+        """Note a frame that was only needed for what the stages remember of it."""
+        self._durable = frame
 
     def handed_over(self, frame: int) -> None:
         """Note a frame that the sender to the store has taken."""

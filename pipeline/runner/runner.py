@@ -54,17 +54,18 @@ class Runner:
         run_start = RunStart(run=start.run, stream=start, metadata=start.metadata)
         self._chain.reset(run_start)
         with LinkSender(self._store, self._bus) as sender:
-            first = self._open(sender, run_start, stop)
-            if first is None:
+            wanted = self._open(sender, run_start, stop)
+            if wanted is None:
                 return 0
-            log.info("%s: from frame %d", start.stream, first)
+            first = self._chain.first_needed(wanted)
+            log.info("%s: from frame %d (wanted: %d)", start.stream, first, wanted)
             with FrameConsumer(
                 self._endpoints,
                 self._bus,
                 first_frame=first,
                 keep_compressed=self._chain.reads_packed,
             ) as consumer:
-                end = self._pump(consumer, sender, stop)
+                end = self._pump(consumer, sender, wanted, stop)
                 if end is not None:
                     sender.end(end)
                     while not sender.flush(POLL_S):
@@ -97,7 +98,7 @@ class Runner:
         return None
 
     def _pump(
-        self, consumer: FrameConsumer, sender: LinkSender, stop: threading.Event
+        self, consumer: FrameConsumer, sender: LinkSender, wanted: int, stop: threading.Event
     ) -> StreamEnd | None:
         while not stop.is_set():
             message = consumer.next(POLL_S)
@@ -112,6 +113,8 @@ class Runner:
                     results = self._chain.missing(message.frame, reason, consumer.newest_frame)
                 case _:
                     results = self._chain.process(message, consumer.newest_frame)
+            if results.frame < wanted:
+                continue  # stored before; only what the stages remember of it was missing
             if results.rejected is not None:
                 log.warning("%s frame %d: %s", results.stream, results.frame, results.rejected)
             while not sender.send(results, timeout_s=POLL_S):
