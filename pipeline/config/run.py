@@ -7,6 +7,7 @@ from pipeline.config.assembly import AssemblyAnalysis
 from pipeline.config.base import Section
 from pipeline.config.detect import Detection
 from pipeline.config.exciton import ExcitonFit
+from pipeline.config.magic import MagicAnalysis
 from pipeline.config.plumbing import Bus, Store
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
@@ -40,6 +41,8 @@ class AbsorbanceAnalysis(Section):
     reduce: AbsorbanceReduction = AbsorbanceReduction()
     fit: ExcitonFit | None = ExcitonFit()
     """Absent = spectra only."""
+    magic: MagicAnalysis | None = None
+    """Absent = discrete sizes are not sought."""
     extra_stages: tuple[str, ...] = ()
     """Stages of your own, ``package.module:Class``, that follow these."""
 

@@ -14,6 +14,14 @@ from pipeline.messages.frames import (
     StreamStart,
     frozen_array,
 )
+from pipeline.messages.magic import (
+    MagicHistogram,
+    MagicLadder,
+    MagicPlateaus,
+    MagicTracks,
+    Minima,
+    SecondDerivative,
+)
 from pipeline.messages.optical import Exciton
 from pipeline.messages.order import Peak
 from pipeline.messages.populations import FittedCurve, Populations
@@ -42,7 +50,12 @@ __all__ = [
     "Frame",
     "FrameResults",
     "ImageFrame",
+    "MagicHistogram",
+    "MagicLadder",
+    "MagicPlateaus",
+    "MagicTracks",
     "MapResult",
+    "Minima",
     "PackedImageFrame",
     "Peak",
     "Populations",
@@ -50,6 +63,7 @@ __all__ = [
     "RowResult",
     "RunDocument",
     "RunStart",
+    "SecondDerivative",
     "Spectrum",
     "SpectrumFrame",
     "Stage",
