@@ -1,6 +1,6 @@
 """All measurements, or those that are named.
 
-python -m benchmarks [integration | rings | cake | fit | bus | latency | rate]... [--quick]
+python -m benchmarks [integration | rings | cake | fit | magic | bus | latency | rate]... [--quick]
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ def _fit(quick: bool) -> None:
     fit.main(rounds=5 if quick else 25)
 
 
+def _magic(quick: bool) -> None:
+    from benchmarks import magic
+
+    magic.main(rounds=20 if quick else 200)
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -59,6 +65,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "rings": _rings,
     "cake": _cake,
     "fit": _fit,
+    "magic": _magic,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,
