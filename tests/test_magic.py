@@ -18,10 +18,13 @@ from benchmarks.magic_growths import (
 from detectors.sample import RECIPES, Synthesis
 from detectors.sample.recipes import UNIT_CELL_NM
 from pipeline.config.magic import MagicAnalysis
+from pipeline.fit.curvature import FindMinima
 from pipeline.kernels import ladder as kernel
+from pipeline.messages import ArrayResult, RowResult
 from pipeline.reaction.magic import MagicSizes
 from pipeline.reaction.magic_ladder import Ladder
 from pipeline.reaction.magic_tracks import Tracks
+from pipeline.store.layout import ArrayNode, TableNode
 
 RATE_HZ = 10.0
 GROWTH_SPECTRA = 250
@@ -300,3 +303,12 @@ def test_rows_are_all_that_is_read(settings):
 def test_settings_that_cannot_work_are_refused(wrong, words):
     with pytest.raises(ValidationError, match=words):
         MagicAnalysis(**wrong)
+
+
+def test_the_store_has_a_place_for_each_result():
+    for kind in (*MagicSizes.produces, *FindMinima.produces):
+        if issubclass(kind, RowResult):
+            assert TableNode.of(kind).path == kind.NODE
+        else:
+            assert issubclass(kind, ArrayResult)
+            assert ArrayNode.of(kind).lines == kind.LINES
