@@ -73,6 +73,12 @@ def _reaction(quick: bool) -> None:
         reaction.main(recipe, runs=2 if quick else 12)
 
 
+def _magic(quick: bool) -> None:
+    from benchmarks import magic
+
+    magic.main(rounds=20 if quick else 200)
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -101,6 +107,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "paper": _paper,
     "recordings": _recordings,
     "reaction": _reaction,
+    "magic": _magic,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,

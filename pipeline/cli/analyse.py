@@ -68,6 +68,10 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
         stages.append(ReduceAbsorbance(config.absorbance.reduce))
         if config.absorbance.fit is not None:
             stages.append(FitExciton(config.absorbance.fit))
+        if config.absorbance.magic is not None:
+            from pipeline.fit.curvature import FindMinima
+
+            stages.append(FindMinima(config.absorbance.magic))
         extra = config.absorbance.extra_stages
     else:
         raise ConfigError(

@@ -8,6 +8,7 @@ from pipeline.config.base import Section
 from pipeline.config.detect import Detection
 from pipeline.config.exciton import ExcitonFit
 from pipeline.config.invariants import InvariantsAnalysis
+from pipeline.config.magic import MagicAnalysis
 from pipeline.config.plumbing import Bus, Store
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.reaction import ReactionAnalysis
@@ -44,6 +45,8 @@ class AbsorbanceAnalysis(Section):
     reduce: AbsorbanceReduction = AbsorbanceReduction()
     fit: ExcitonFit | None = ExcitonFit()
     """Absent = spectra only."""
+    magic: MagicAnalysis | None = None
+    """Absent = discrete sizes are not sought."""
     extra_stages: tuple[str, ...] = ()
     """Stages of your own, ``package.module:Class``, that follow these."""
 

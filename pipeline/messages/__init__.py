@@ -15,6 +15,14 @@ from pipeline.messages.frames import (
     frozen_array,
 )
 from pipeline.messages.invariants import Invariants
+from pipeline.messages.magic import (
+    MagicHistogram,
+    MagicLadder,
+    MagicPlateaus,
+    MagicTracks,
+    Minima,
+    SecondDerivative,
+)
 from pipeline.messages.optical import Exciton
 from pipeline.messages.order import Peak
 from pipeline.messages.populations import FittedCurve, Populations
@@ -45,7 +53,12 @@ __all__ = [
     "FrameResults",
     "ImageFrame",
     "Invariants",
+    "MagicHistogram",
+    "MagicLadder",
+    "MagicPlateaus",
+    "MagicTracks",
     "MapResult",
+    "Minima",
     "PackedImageFrame",
     "Peak",
     "Populations",
@@ -54,6 +67,7 @@ __all__ = [
     "RowResult",
     "RunDocument",
     "RunStart",
+    "SecondDerivative",
     "Spectrum",
     "SpectrumFrame",
     "Stage",

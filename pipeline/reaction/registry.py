@@ -31,4 +31,12 @@ def row_streams_for(config: RunConfig, streams: Sequence[str]) -> list[RowStream
 def row_stages_for(config: RunConfig, streams: Sequence[str]) -> list[RowStage]:
     """Stages that read one table each; a new one is added here and nowhere else."""
     stages: list[RowStage] = []
+    seen = config.absorbance
+    if seen.magic is not None and seen.fit is not None and "absorbance" in streams:
+        from pipeline.reaction.magic import MagicSizes
+        from pipeline.reaction.magic_sizing import sizing_curve
+
+        magic = MagicSizes(seen.magic, sizing_curve(seen.fit))
+        magic.warm_up()
+        stages.append(magic)
     return stages
