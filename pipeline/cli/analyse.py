@@ -23,8 +23,11 @@ from pipeline.messages import MapResult, Result
 from pipeline.stopping import stop_on_signals
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.config import RunConfig
     from pipeline.config.plumbing import Bus
+    from pipeline.config.populations import PopulationsFit
     from pipeline.messages import Stage
     from pipeline.runner import Relay, Runner
 
@@ -44,7 +47,7 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
 
             stages.append(ReduceCake(saxs.reduce))
         if saxs.fit is not None:
-            stages.append(FitPopulations(saxs.fit, config.sample))
+            stages.append(FitPopulations(saxs.fit, config.sample, _instrument(saxs.fit)))
         if saxs.invariants is not None:
             from pipeline.fit.invariants import FitInvariants
 
@@ -78,6 +81,16 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
             [f"there are no stages for a stream {stream!r}: saxs, waxs or absorbance"]
         )
     return stages + [extra_stage(name) for name in extra]
+
+
+def _instrument(fit: PopulationsFit) -> tuple[np.ndarray, np.ndarray] | None:
+    """q and intensity of the curve whose height is fitted."""
+    if fit.instrument_file is None:
+        return None
+    from pipeline.reduce.corrections.background import read_curve
+
+    curve = read_curve(fit.instrument_file, "an instrument's curve")
+    return curve.q_per_nm, curve.intensity
 
 
 def extra_stage(name: str) -> Stage:

@@ -26,6 +26,14 @@ def problems(config: RunConfig) -> list[str]:
     for stream, settings in (("saxs", config.saxs.reduce), ("waxs", config.waxs.reduce)):
         if settings.sensor is not None or any(getattr(settings, name) for name in _FILES):
             found += [f"{stream}.reduce.{line}" for line in _of_stream(settings)]
+    if config.saxs.fit is not None and (path := config.saxs.fit.instrument_file) is not None:
+        from pipeline.reduce.corrections.background import read_curve
+        from pipeline.reduce.errors import InputError
+
+        try:
+            read_curve(path, "an instrument's curve")
+        except InputError as error:
+            found.append(f"saxs.fit.instrument_file: {error}")
     return found
 
 

@@ -29,6 +29,7 @@ FILE_SETTINGS = (
         for detector in ("saxs", "waxs")
         for name in ("poni_file", "mask_file", "dark_file", "flat_file", "background_file")
     ),
+    ("saxs", "fit", "instrument_file"),
     ("bus", "curve_keys"),
 )
 
@@ -195,7 +196,8 @@ def _resolve_files(config: RunConfig, folder: Path) -> RunConfig:
         chain: list[BaseModel] = [config]
         for section in sections:
             chain.append(getattr(chain[-1], section))
-        value = getattr(chain[-1], name)
+        # A section may be absent as a whole.
+        value = None if chain[-1] is None else getattr(chain[-1], name)
         if value is None:
             continue
         changed: Any = str(folder / Path(value).expanduser())

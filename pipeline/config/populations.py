@@ -58,13 +58,14 @@ class PopulationsFit(Section):
     """Of a background A q^-n; absent = none."""
     flat_background: bool = True
     """Whether a constant is fitted. It may be negative: backgrounds get over-subtracted."""
-    background_file: str | None = None
-    """Curve of the instrument or the empty cell, whose height is fitted: q in 1/nm, I, sigma."""
+    instrument_file: str | None = None
+    """Curve of the instrument or the empty cell, whose height is fitted with the rest: NXcanSAS,
+    or text of q, I, sigma as ``nucleate export`` writes it (q in 1/nm if it does not say)."""
     smearing: bool = True
     """Whether the model is smeared with the resolution of q that the reduction gives."""
     q_resolution_per_nm: float | None = Field(default=None, ge=0)
     """Standard deviation of q, for curves that come without; absent = not smeared."""
-    search_every: int = Field(default=20, ge=1, le=10000)
+    search_every: int = Field(default=20, ge=1, le=100)
     """Frames whose number this divides are fitted from a search of all sizes, those between from
     the frame before. So a frame depends on those since the last search and on none before it."""
     interval_probability: float = Field(default=0.95, gt=0.5, lt=1)
@@ -91,6 +92,10 @@ class PopulationsFit(Section):
                 f"q_min_per_nm: expected less than q_max_per_nm, got {self.q_min_per_nm} and "
                 f"{self.q_max_per_nm}"
             )
+        if self.shape != "sphere" or self.shape_parameters:
+            from pipeline.kernels import shapes  # some prepare tables
+
+            shapes.load(self.shape).complete(self.shape_parameters)
         low, high = self.nc_diameter_range_nm
         held = self.nc_diameter_nm
         middle = held.mean if isinstance(held, Expected) else held

@@ -1,6 +1,8 @@
 """The whole of a config file."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from pipeline.config.acquisition import Acquisition
 from pipeline.config.assembly import AssemblyAnalysis
@@ -69,3 +71,13 @@ class RunConfig(Section):
     detect: Detection = Detection()
     bus: Bus = Bus()
     store: Store = Store()
+
+    @model_validator(mode="after")
+    def _window_holds_a_search(self) -> Self:
+        fit = self.saxs.fit
+        if fit is not None and fit.search_every >= self.bus.link_window:
+            raise ValueError(
+                "link_window: expected more than saxs.fit.search_every, since results are kept "
+                f"until a search has passed; got {self.bus.link_window} and {fit.search_every}"
+            )
+        return self

@@ -58,7 +58,7 @@ def make_plan(
     settings: PopulationsFit,
     q_axis: np.ndarray,
     resolution: np.ndarray,
-    background: tuple[np.ndarray, np.ndarray] | None,
+    instrument: tuple[np.ndarray, np.ndarray] | None,
 ) -> Plan:
     """Tables for one q axis.
 
@@ -70,13 +70,13 @@ def make_plan(
         (n,), 1/nm.
     resolution
         Standard deviation of q in each bin (n,), 1/nm, or empty.
-    background
+    instrument
         q in 1/nm and intensity of the curve whose height is fitted, or None.
     """
     window = (q_axis >= settings.q_min_per_nm) & (q_axis <= settings.q_max_per_nm) & (q_axis > 0)
     q = np.ascontiguousarray(q_axis[window], dtype=float)
     dq = _resolution(settings, q_axis, resolution)[window]
-    fixed = _fixed_curves(settings, q, dq, background)
+    fixed = _fixed_curves(settings, q, dq, instrument)
     lower, upper, prior, weight = _bounds(settings)
     nodes, steps = size_nodes(float(lower[:, 0].min()), float(upper[1, 0]), float(upper[1, 1]))
     crystal, agglomerate = shapes.load(settings.shape), shapes.load("sphere")
@@ -179,11 +179,11 @@ def _fixed_curves(
     settings: PopulationsFit,
     q: np.ndarray,
     dq: np.ndarray,
-    background: tuple[np.ndarray, np.ndarray] | None,
+    instrument: tuple[np.ndarray, np.ndarray] | None,
 ) -> dict[str, np.ndarray]:
     curves = {}
-    if background is not None:
-        curves["instrument"] = np.interp(q, *background)
+    if instrument is not None:
+        curves["instrument"] = np.interp(q, *instrument)
     exponent = settings.powerlaw_exponent
     if exponent is not None:
         curves["powerlaw"] = smear(lambda at: at**-exponent, q, dq)

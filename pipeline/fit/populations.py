@@ -73,7 +73,7 @@ class FitPopulations:
         Window, bounds, shape, what is known beforehand.
     sample
         Contrast, volume of a formula unit, limiting species.
-    background
+    instrument
         q in 1/nm (rising) and intensity of the curve whose height is fitted, if any.
 
     Raises
@@ -90,11 +90,11 @@ class FitPopulations:
         self,
         settings: PopulationsFit,
         sample: Sample,
-        background: tuple[np.ndarray, np.ndarray] | None = None,
+        instrument: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.settings = settings
         self.sample = sample
-        self._background = background
+        self._instrument = instrument
         self._rows = RowMaker(settings, sample, priors_text(settings))
         self._plan: Plan | None = None
         self._fits: Fits | None = None
@@ -151,7 +151,7 @@ class FitPopulations:
         if plan is None or not plan.fits(curve.q_per_nm, curve.q_resolution_per_nm):
             self.forget()
             plan = self._plan = make_plan(
-                self.settings, curve.q_per_nm, curve.q_resolution_per_nm, self._background
+                self.settings, curve.q_per_nm, curve.q_resolution_per_nm, self._instrument
             )
         return plan
 

@@ -120,7 +120,7 @@ class Relay:
             intake.acknowledge(receiver)
             if stop.is_set():
                 return
-        intake.acknowledge(receiver)
+        intake.acknowledge(receiver, all_done=True)
         receiver.ack_end(end.run, end.stream)
         log.info("%s: all %d frames are stored", end.stream, end.frames)
         leave = time.monotonic() + self._linger_s
@@ -217,11 +217,12 @@ class _Intake:
         """Note a frame that the sender to the store has taken."""
         self._under_way.append(frame)
 
-    def acknowledge(self, receiver: LinkReceiver) -> None:
-        """Tell the upstream what the store has made durable.
+    def acknowledge(self, receiver: LinkReceiver, all_done: bool = False) -> None:
+        """Tell the upstream what it need not keep.
 
         Frames go to the store in order and become durable in order, so those that are not
-        pending any more are the oldest.
+        pending any more are the oldest. Durable frames that the stages would have to see again
+        after a restart are kept, unless there is nothing left to do.
         """
         if self._opened is None:
             return
@@ -229,4 +230,5 @@ class _Intake:
         while len(self._under_way) > pending:
             self._durable = self._under_way.popleft()
         start = self._opened[0]
-        receiver.ack(start.run, start.stream.stream, self._durable)
+        kept = self._durable + 1 if all_done else self._chain.first_needed(self._durable + 1)
+        receiver.ack(start.run, start.stream.stream, kept - 1)
