@@ -1,6 +1,7 @@
 """All measurements, or those that are named.
 
-python -m benchmarks [integration | rings | cake | fit | bus | latency | rate]... [--quick]
+python -m benchmarks [NAME]... [--quick], NAME one of integration, rings, cake, fit,
+size_distribution, bus, latency, rate
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ def _fit(quick: bool) -> None:
     fit.main(rounds=5 if quick else 25)
 
 
+def _size_distribution(quick: bool) -> None:
+    from benchmarks import size_distribution
+
+    size_distribution.main(10, 2) if quick else size_distribution.main()
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -59,6 +66,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "rings": _rings,
     "cake": _cake,
     "fit": _fit,
+    "size_distribution": _size_distribution,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,

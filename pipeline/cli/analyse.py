@@ -45,6 +45,10 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
             stages.append(ReduceCake(saxs.reduce))
         if saxs.fit is not None:
             stages.append(FitPopulations(saxs.fit, config.sample))
+        if saxs.size_distribution is not None:
+            from pipeline.fit.size_distribution import InvertSizes
+
+            stages.append(InvertSizes(saxs.size_distribution, config.sample))
         if saxs.assembly is not None:
             stages.append(AnalyseAssembly(saxs.assembly, config.sample))
         extra = saxs.extra_stages

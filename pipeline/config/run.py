@@ -12,6 +12,7 @@ from pipeline.config.populations import PopulationsFit
 from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
+from pipeline.config.size_distribution import SizeInversion
 
 
 class SaxsAnalysis(Section):
@@ -20,6 +21,8 @@ class SaxsAnalysis(Section):
     reduce: AreaReduction = AreaReduction()
     fit: PopulationsFit | None = PopulationsFit()
     """Absent = curves only."""
+    size_distribution: SizeInversion | None = None
+    """Absent = no distribution without a model of its shape."""
     assembly: AssemblyAnalysis | None = None
     """Absent = order is not sought."""
     extra_stages: tuple[str, ...] = ()

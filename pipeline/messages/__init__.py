@@ -29,6 +29,7 @@ from pipeline.messages.results import (
     WaxsCake,
     WaxsCurve,
 )
+from pipeline.messages.size_distribution import SizeDistribution, SizeMoments
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
     "RowResult",
     "RunDocument",
     "RunStart",
+    "SizeDistribution",
+    "SizeMoments",
     "Spectrum",
     "SpectrumFrame",
     "Stage",
