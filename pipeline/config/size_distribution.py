@@ -1,8 +1,8 @@
 """How curves become size distributions."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Section
 
@@ -32,3 +32,12 @@ class SizeInversion(Section):
     """There are no particles unless leaving them all out raises chi-square (in units of the
     reduced chi-square, if that is above 1) by more than this squared, plus the number of
     parameters that the data settle."""
+
+    @model_validator(mode="after")
+    def _diameters_ascend(self) -> Self:
+        lowest, highest = self.diameter_range_nm
+        if not 0.0 < lowest < highest:
+            raise ValueError(
+                f"diameter_range_nm: expected 0 < lowest < highest, got {lowest:g}, {highest:g}"
+            )
+        return self
