@@ -8,6 +8,7 @@ from scipy.integrate import quad
 from scipy.optimize import least_squares, nnls
 
 from pipeline.kernels import inversion
+from pipeline.kernels.inversion_errors import covariance, effective_parameters, unseen
 from pipeline.kernels.size_kernel import background_columns, bin_edges_nm, bin_mean, sphere_matrix
 
 Q_PER_NM = np.linspace(0.2, 5.0, 90)
@@ -202,7 +203,7 @@ def test_errors_are_those_of_the_augmented_least_squares():
     _, _, state, held = minimum(gram, moment, square, alpha)
     amplitudes, spread = np.empty(BINS + 2), np.empty((BINS + 2, BINS + 2))
     inversion.amplitudes_of(state, BINS, amplitudes)
-    inversion.covariance(gram, alpha, BINS, held, amplitudes, spread)
+    covariance(gram, alpha, BINS, held, amplitudes, spread)
     scale = np.concatenate([amplitudes[:BINS], [1.0, 1.0]])
     upper = columns * weight[:, None] * scale
     lower = np.hstack([math.sqrt(alpha) * THIRD, np.zeros((BINS - 3, 2))])
@@ -214,12 +215,12 @@ def test_errors_are_those_of_the_augmented_least_squares():
     shapes[0, 2:5] = 1 / 3
     shapes[1, 15] = 1.0
     limit = np.empty(2)
-    inversion.unseen(gram, spread, BINS, amplitudes, shapes, limit)
+    unseen(gram, spread, BINS, amplitudes, shapes, limit)
     for shape, got in zip(shapes, limit, strict=True):
         extra = np.concatenate([weight * (columns[:, :BINS] @ shape), np.zeros(BINS - 3)])
         wider = np.column_stack([jacobian, extra])
         assert got == pytest.approx(math.sqrt(np.linalg.inv(wider.T @ wider)[-1, -1]), rel=1e-3)
 
-    settled = inversion.effective_parameters(spread, alpha, BINS, held)
+    settled = effective_parameters(spread, alpha, BINS, held)
     influence = upper @ expected @ upper.T
     assert settled == pytest.approx(np.trace(influence), rel=1e-3)

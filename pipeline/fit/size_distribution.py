@@ -11,16 +11,15 @@ import numpy as np
 
 from pipeline.config.sample import Sample
 from pipeline.config.size_distribution import SizeInversion
+from pipeline.fit.size_sums import Sums, number_per_volume
 from pipeline.kernels.inversion import (
     amplitudes_of,
-    covariance,
-    effective_parameters,
     model_of,
     most_probable,
     products,
     start,
-    unseen,
 )
+from pipeline.kernels.inversion_errors import covariance, effective_parameters, unseen
 from pipeline.kernels.noise import FEWEST_VALUES, local_scatter
 from pipeline.kernels.order import noise_level
 from pipeline.kernels.size_kernel import (
@@ -305,7 +304,7 @@ class InvertSizes:
         log_err = np.sqrt(np.diag(fit.covariance)[:bins])
         relative = np.expm1(np.minimum(log_err, LARGEST_LOG_ERROR))
         density = volumes / width
-        numbers = _per_volume(edges) * (UM_PER_NM3 if curve.absolute else 1.0)
+        numbers = number_per_volume(edges) * (UM_PER_NM3 if curve.absolute else 1.0)
         return SizeDistribution(
             frame=curve.frame,
             time_s=curve.time_s,
@@ -330,11 +329,11 @@ class InvertSizes:
     ) -> SizeMoments:
         bins, edges = self.settings.bins, self._edges
         number_from = math.pi / min(self.settings.q_max_per_nm, float(np.max(curve.q_per_nm)))
-        numbers = _per_volume(edges) * (edges[:-1] >= number_from)
+        numbers = number_per_volume(edges) * (edges[:-1] >= number_from)
         volumes = fit.amplitudes[:bins] if present else np.full(bins, math.nan)
         spread = fit.covariance[:bins, :bins]
-        by_volume = _Sums.of(volumes, spread, edges)
-        by_number = _Sums.of(volumes * numbers, spread, edges)
+        by_volume = Sums.of(volumes, spread, edges)
+        by_number = Sums.of(volumes * numbers, spread, edges)
         number_unseen = float(np.max(limit * np.sum(self._tried * numbers, axis=1)))
         micromolar = UM_PER_NM3 if curve.absolute else math.nan
         absent = math.nan, math.nan
@@ -375,50 +374,8 @@ class InvertSizes:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """Total, mean and standard deviation of amounts over diameters, with standard errors."""
-
-    total: float
-    total_err: float
-    mean: float
-    mean_err: float
-    sigma: float
-    sigma_err: float
-
-    @classmethod
-    def of(cls, amounts: np.ndarray, spread: np.ndarray, edges: np.ndarray) -> _Sums:
-        """Of amounts (n,) in bins, whose logarithms have the covariance ``spread`` (n, n)."""
-        total = float(np.sum(amounts))
-        if not total > 0.0:
-            return cls(*(math.nan,) * 6)
-        share = amounts / total
-        first, second = bin_mean(edges, 1), bin_mean(edges, 2)
-        mean = float(np.sum(share * first))
-        sigma = math.sqrt(float(np.sum(share * second)) - mean**2)
-        by_mean = share * (first - mean)
-        by_sigma = share * (second - 2.0 * mean * first + mean**2 - sigma**2) / (2.0 * sigma)
-        return cls(
-            total=total,
-            total_err=total * _error(share, spread),
-            mean=mean,
-            mean_err=_error(by_mean, spread),
-            sigma=sigma,
-            sigma_err=_error(by_sigma, spread),
-        )
-
-
-def _error(gradient: np.ndarray, spread: np.ndarray) -> float:
-    return math.sqrt(float(np.sum(gradient[:, None] * spread * gradient)))
-
-
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
     return one is other or np.array_equal(one, other, equal_nan=True)
-
-
-def _per_volume(edges_nm: np.ndarray) -> np.ndarray:
-    """Particles per nm^3 of their volume, mean of each bin (n,)."""
-    return bin_mean(edges_nm, -3) * 6.0 / math.pi
 
 
 def _per_bins(settings: SizeInversion) -> float:
