@@ -312,6 +312,34 @@ def test_a_curve_without_data_is_refused_by_name(stage, bad):
         stage.process(curve)
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.0])
+def test_a_curve_that_counted_nothing_is_refused(stage, value):
+    curve = Curve(
+        frame=3,
+        time_s=1.5,
+        q_per_nm=Q_PER_NM,
+        intensity=np.full(Q_PER_NM.size, value),
+        sigma=np.ones(Q_PER_NM.size),
+        absolute=True,
+    )
+    with pytest.raises(BadFrameError, match="saxs frame 3: no intensity above 0"):
+        stage.process(curve)
+
+
+def test_absurd_values_and_particles_out_of_range(stage):
+    rng = np.random.default_rng(41)
+    truth = rendered(gaussians((1.0, 8.0, 0.8)))
+    clean = counted(truth, rng)
+    spoilt = clean.intensity.copy()
+    spoilt[[50, 90, 200]] = np.inf, -1e200, 1e300
+    _, row = invert(stage, dataclasses.replace(clean, intensity=spoilt))
+    assert row.volume_mean_nm == pytest.approx(invert(stage, clean)[1].volume_mean_nm, rel=0.01)
+    # Spheres of 60 nm, beyond the 20 nm that are allowed.
+    single = moments(Q_PER_NM, np.array([60.0]), np.array([1.0]))[0]
+    _, row = invert(stage, counted(truth + per_cm(0.01, single), rng))
+    assert not row.describes
+
+
 def test_no_frame_depends_on_another(synthesis):
     rng = np.random.default_rng(31)
     curves = [
