@@ -79,6 +79,12 @@ def _magic(quick: bool) -> None:
     magic.main(rounds=20 if quick else 200)
 
 
+def _size_distribution(quick: bool) -> None:
+    from benchmarks import size_distribution
+
+    size_distribution.main(10, 2) if quick else size_distribution.main()
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -108,6 +114,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "recordings": _recordings,
     "reaction": _reaction,
     "magic": _magic,
+    "size_distribution": _size_distribution,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,

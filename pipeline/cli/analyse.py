@@ -54,6 +54,11 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
             stages.append(FitInvariants(saxs.invariants, config.sample))
         if saxs.assembly is not None:
             stages.append(AnalyseAssembly(saxs.assembly, config.sample))
+        # Behind all that does not need it: a curve that it refuses has gone through them.
+        if saxs.size_distribution is not None:
+            from pipeline.fit.size_distribution import InvertSizes
+
+            stages.append(InvertSizes(saxs.size_distribution, config.sample))
         extra = saxs.extra_stages
     elif stream == "waxs":
         from pipeline.reduce.waxs import ReduceWaxs

@@ -17,6 +17,7 @@ from pipeline.config.reaction import ReactionAnalysis
 from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
+from pipeline.config.size_distribution import SizeInversion
 
 
 class SaxsAnalysis(Section):
@@ -27,6 +28,8 @@ class SaxsAnalysis(Section):
     """Absent = curves only."""
     invariants: InvariantsAnalysis | None = InvariantsAnalysis()
     """Absent = none are computed."""
+    size_distribution: SizeInversion | None = None
+    """Absent = no distribution without a model of its shape."""
     assembly: AssemblyAnalysis | None = None
     """Absent = order is not sought."""
     extra_stages: tuple[str, ...] = ()

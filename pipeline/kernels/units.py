@@ -1,4 +1,4 @@
-"""Factors between units."""
+"""Constants that turn what a fit counts in into what people read."""
 
 AVOGADRO_PER_MOL = 6.02214076e23
 UM_PER_NM3 = 1e24 / AVOGADRO_PER_MOL * 1e6

@@ -39,6 +39,7 @@ from pipeline.messages.results import (
     WaxsCake,
     WaxsCurve,
 )
+from pipeline.messages.size_distribution import SizeDistribution, SizeMoments
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
 
 __all__ = [
@@ -68,6 +69,8 @@ __all__ = [
     "RunDocument",
     "RunStart",
     "SecondDerivative",
+    "SizeDistribution",
+    "SizeMoments",
     "Spectrum",
     "SpectrumFrame",
     "Stage",
