@@ -68,8 +68,12 @@ class ExcitonFit(Section):
     """Absent = no concentrations."""
     agglomerate_band_ev: float | None = 3.87
     """Energy of the agglomerates' band; absent = not sought."""
+    agglomerate_band_sd_ev: float = Field(default=0.015, gt=0)
+    """How well that is known, one standard error (published: 3.85 to 3.9 eV)."""
     agglomerate_fwhm_mev: float = Field(default=300.0, gt=0)
-    """Full width at half maximum of the agglomerates' band, held fixed."""
+    """Full width at half maximum of the agglomerates' band."""
+    agglomerate_fwhm_sd_mev: float = Field(default=50.0, gt=0)
+    """How well that is known, one standard error."""
     window_fwhm: float = Field(default=2.2, ge=1.0, le=4.0)
     """What is fitted ends this many full widths above the peak. The window should hold the second
     transition, not the third: too narrow and the continuum is free, too wide and it misfits."""

@@ -15,14 +15,14 @@ from pipeline.fit.amount import AmountOfCrystals
 from pipeline.fit.sizing import SizingCurve
 from pipeline.kernels import exciton as kernel
 from pipeline.kernels.absorption import absorbance_at
+from pipeline.kernels.agglomerate_band import fit_band
 from pipeline.kernels.exciton_model import CONSTANT, FIRST, SCATTER, TWO
-from pipeline.kernels.exciton_search import higher_transitions, lowest_peak
+from pipeline.kernels.exciton_search import lowest_peak
+from pipeline.kernels.exciton_transitions import higher_transitions
 from pipeline.messages import BadFrameError, Exciton, RunStart, Spectrum
 
 # A sixth of the narrowest fwhm: binning widens such a peak by 0.6 % and a wider one by less.
 BINS_PER_FWHM = 6.0
-# The local cubic under the agglomerates' band and the band's height are five numbers.
-BAND_PARAMETERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,13 @@ class PeakFit:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The agglomerates' band: height and error, and its share of the absorbance there."""
+    """The agglomerates' band: height, place and standard deviation, and its share of the
+    absorbance there."""
 
     height: float = math.nan
     height_err: float = math.nan
+    place_ev: float = math.nan
+    width_ev: float = math.nan
     share: float = math.nan
     share_err: float = math.nan
 
@@ -237,19 +240,23 @@ class FitExciton:
         centre, width = self._band
         if math.isnan(centre):
             return Band()
-        height, error, chi2, points = kernel.band_amplitude(*spectrum.lines, centre, width)
+        uncertain = (
+            self._settings.agglomerate_band_sd_ev,
+            self._settings.agglomerate_fwhm_sd_mev * 1e-3 / kernel.FWHM_PER_SIGMA,
+        )
+        height, error, *shape = fit_band(
+            *spectrum.lines, spectrum.known, (centre, uncertain[0], width, uncertain[1])
+        )
         if math.isnan(height):
             return Band()
-        scale = chi2 / (points - BAND_PARAMETERS)
-        error *= math.sqrt(max(1.0, scale) if spectrum.known else scale)
         total, total_variance = absorbance_at(*spectrum.lines, centre)
         scatter, scatter_variance = fit.scatter(centre)
         total, total_err = total - scatter, math.sqrt(total_variance + scatter_variance)
         # A share of what is hardly there says nothing.
         if not total > self._settings.presence_sigma * total_err:
-            return Band(height, error)
+            return Band(height, error, *shape)
         share = height / total
-        return Band(height, error, share, math.hypot(error, share * total_err) / total)
+        return Band(height, error, *shape, share, math.hypot(error, share * total_err) / total)
 
     def _crystal_absorbance(
         self, spectrum: Binned, fit: PeakFit, band: Band
@@ -262,7 +269,7 @@ class FitExciton:
         scatter, scatter_variance = fit.scatter(at_ev)
         value, variance = value - scatter, variance + scatter_variance
         if not math.isnan(band.height):
-            x = (at_ev - self._band[0]) / self._band[1]
+            x = (at_ev - band.place_ev) / band.width_ev
             share = math.exp(-0.5 * x * x)
             value -= share * band.height
             variance += (share * band.height_err) ** 2

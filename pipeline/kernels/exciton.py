@@ -1,4 +1,4 @@
-"""An absorbance spectrum made ready: bins of energy, second derivative, a band of known shape.
+"""An absorbance spectrum made ready: bins of energy, second derivative.
 
 Energies and widths in eV; a width w is a standard deviation, fwhm = 2.3548 w.
 """
@@ -193,54 +193,3 @@ def curvature(energy, absorbance, sigma, centres, half_width):
         second[c] = 2.0 * value / half_width**2
         error[c] = 2.0 * math.sqrt(inverse[2, 2]) / half_width**2
     return second, error
-
-
-@njit(cache=True, nogil=True)
-def band_amplitude(energy, absorbance, sigma, band_ev, band_sigma):
-    """Height of a band of known place and width on a cubic continuum.
-
-    The window is 2.5 standard deviations to each side; the cubic takes up what else is there.
-
-    Returns
-    -------
-    height, error, chi2, points
-        Height and error in absorbance; NaN where the window is not covered on both sides.
-    """
-    reach = 2.5 * band_sigma
-    normal = np.zeros((5, 5))
-    right = np.zeros(5)
-    row = np.empty(5)
-    points = 0
-    lowest, highest = 1.0, -1.0
-    for i in range(energy.size):
-        x = (energy[i] - band_ev) / reach
-        if x < -1.0 or x > 1.0:
-            continue
-        points += 1
-        lowest, highest = min(lowest, x), max(highest, x)
-        row[0], row[1], row[2], row[3] = 1.0, x, x * x, x * x * x
-        row[4] = math.exp(-0.5 * (x * 2.5) ** 2)
-        w = 1.0 / (sigma[i] * sigma[i])
-        for j in range(5):
-            right[j] += w * row[j] * absorbance[i]
-            for k in range(5):
-                normal[j, k] += w * row[j] * row[k]
-    if points < 8 or lowest > -0.6 or highest < 0.6:
-        return np.nan, np.nan, np.nan, points
-    inverse = cholesky_inverse(normal)
-    solution = np.zeros(5)
-    for j in range(5):
-        for k in range(5):
-            solution[j] += inverse[j, k] * right[k]
-    chi2 = 0.0
-    for i in range(energy.size):
-        x = (energy[i] - band_ev) / reach
-        if x < -1.0 or x > 1.0:
-            continue
-        model = (
-            solution[0]
-            + x * (solution[1] + x * (solution[2] + x * solution[3]))
-            + solution[4] * math.exp(-0.5 * (x * 2.5) ** 2)
-        )
-        chi2 += ((model - absorbance[i]) / sigma[i]) ** 2
-    return solution[4], math.sqrt(inverse[4, 4]), chi2, points

@@ -13,7 +13,6 @@ from pipeline.kernels.exciton_model import (
     COLUMNS,
     FIRST,
     SECOND,
-    THIRD,
     THREE,
     TWO,
     fit_peaks,
@@ -24,9 +23,6 @@ from pipeline.kernels.exciton_model import (
 # trade their amplitudes freely and the first one slides down the flank of the peak.
 GAP_MIN, GAP_MAX, GAP_PRIOR, GAP_PRIOR_SD = 2.4, 8.0, 3.6, 1.5
 RATIO_MIN, RATIO_MAX, RATIO_PRIOR, RATIO_PRIOR_SD = 1.0, 2.5, 1.5, 0.5
-# Narrow peaks far apart: the second transition of 2.9 nm CsPbBr3 is 20 standard deviations above
-# an 85 meV first one.
-GAP_FARTHEST = 30.0
 # Window, start and error scale follow the fit until they settle, or this often.
 PASSES = 6
 # An error scale that changes by less than this needs no further pass.
@@ -51,11 +47,6 @@ HALF_WINDOW_FWHM = 0.6
 # Variance that the local cubic's second derivative adds to a peak, in half windows squared: twice
 # its response to x^4 / 24 over that to x^2 / 2, (2/24) (3/7 - 1/5) / (3/5 - 1/3) = 1/14.
 SMOOTHING = 1.0 / 7.0
-# Higher transitions are sought from here on, in standard deviations of the first: two equal
-# Gaussians closer than 2 have one maximum.
-CLOSEST = 2.0
-# Minima of curvature within this many of the band's standard deviations are the band's.
-BAND_REACH = 1.5
 MARGIN = 1e-6
 # Fits whose reduced chi-squares are within this factor describe their windows equally well: with
 # forty degrees of freedom noise alone makes a fifth of difference, and windows differ.
@@ -304,119 +295,3 @@ def lowest_peak(
         if found:
             return True, p, amplitudes, covariance, scale, stop
     return False, p, amplitudes, covariance, scale, stop
-
-
-@njit(cache=True, nogil=True)
-def minima_above(energy, absorbance, sigma, p, height, presence, band):
-    """Energies of the first two minima of curvature above the lowest peak, NaN for none (2,).
-
-    A minimum counts if it is ``presence`` errors below zero, stands for a peak of more than
-    `LOWEST_SHARE` of the first one and is not the agglomerates' band.
-    """
-    places = np.full(2, np.nan)
-    fwhm = FWHM_PER_SIGMA * p[1]
-    low = p[0] + CLOSEST * p[1]
-    if not low < energy[-1]:
-        return places
-    centres = np.arange(low, energy[-1], fwhm / 8.0)
-    second, error = curvature(energy, absorbance, sigma, centres, HALF_WINDOW_FWHM * fwhm)
-    kept = 0
-    for i in range(1, centres.size - 1):
-        if (
-            kept < 2
-            and second[i] < -presence * error[i]
-            and second[i] <= second[i - 1]
-            and second[i] < second[i + 1]
-            and -second[i] * p[1] ** 2 > LOWEST_SHARE * height
-            and not abs(centres[i] - band[0]) < BAND_REACH * band[1]
-        ):
-            places[kept] = centres[i]
-            kept += 1
-    return places
-
-
-@njit(cache=True, nogil=True)
-def _place_variance(covariance, p, third):
-    """Variance of E1 + gap w1, or of E1 + (gap + gap3) w1."""
-    slope = np.zeros(p.size)
-    slope[0], slope[1], slope[2] = 1.0, p[2], p[1]
-    if third:
-        slope[1] += p[4]
-        slope[4] = p[1]
-    variance = 0.0
-    for j in range(p.size):
-        for k in range(p.size):
-            variance += slope[j] * covariance[j, k] * slope[k]
-    return variance
-
-
-@njit(cache=True, nogil=True)
-def higher_transitions(energy, absorbance, sigma, known, p, height, scale, presence, band):
-    """Energies of the second and third transition with their errors, NaN unless resolved.
-
-    Resolved means that all of this is so:
-
-    - the second derivative has a minimum there of its own (`minima_above`; errors by misfit of
-      the first fit too), and the third only above a resolved second;
-    - a fit from there (`exciton_model`, without priors on the gaps) has a positive amplitude of
-      ``presence`` standard errors, a tenth of the first one's at least;
-    - its energy has an error below half a width of the first, is within a width of the minimum,
-      and the spectrum has points on both sides of it.
-
-    Parameters
-    ----------
-    energy, absorbance, sigma, known
-        As those of `fit_following`.
-    p, height, scale
-        Parameters (4,), first amplitude and reduced chi-square of the lowest peak's fit.
-    presence
-        See above.
-    band
-        Centre and standard deviation of the agglomerates' band; NaN = none.
-
-    Returns
-    -------
-    energy, error
-        (2,) each, eV.
-    """
-    found, errors = np.full(2, np.nan), np.full(2, np.nan)
-    noise = sigma * math.sqrt(max(1.0, scale) if known else scale)
-    places = minima_above(energy, absorbance, noise, p, height, presence, band)
-    start = np.array([p[0], p[1], 0.0, min(max(p[3], RATIO_MIN), RATIO_MAX), 0.0])
-    lower = np.array([p[0] - p[1], 0.5 * p[1], CLOSEST, RATIO_MIN, CLOSEST])
-    upper = np.array([p[0] + p[1], 1.5 * p[1], GAP_FARTHEST, RATIO_MAX, GAP_FARTHEST])
-    prior = np.zeros((2, THREE))
-    prior[0, 3], prior[1, 3] = RATIO_PRIOR, RATIO_PRIOR_SD**-2
-    for k in range(2):
-        if not math.isfinite(places[k]):
-            break
-        start[2 if k == 0 else 4] = (places[k] - (p[0] if k == 0 else places[0])) / p[1]
-        free = TWO + k
-        good, q, a, c, _, _ = fit_following(
-            energy,
-            absorbance,
-            sigma,
-            known,
-            start[:free],
-            lower[:free],
-            upper[:free],
-            prior[:, :free].copy(),
-            0.0,
-            band,
-        )
-        if not good:
-            break
-        column = SECOND if k == 0 else THIRD
-        place = q[0] + (q[2] + (q[4] if k == 1 else 0.0)) * q[1]
-        variance = _place_variance(c, q, k == 1)
-        amplitude, amplitude_variance = a[column], c[free + column, free + column]
-        if not (
-            amplitude > LOWEST_SHARE * height
-            and amplitude > presence * math.sqrt(max(amplitude_variance, 0.0))
-            and 0.0 < variance < (0.5 * p[1]) ** 2
-            and abs(place - places[k]) < p[1] * q[3]
-            and covers(energy, place, FWHM_PER_SIGMA * p[1])
-        ):
-            break
-        found[k], errors[k] = place, math.sqrt(variance)
-    return found, errors
