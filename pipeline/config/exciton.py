@@ -114,10 +114,12 @@ class ExcitonFit(Section):
                     "holds; got neither"
                 )
         if self.sizing == "two_band":
-            own = {"band_gap_ev", "confinement_ev_nm2", "coulomb_ev_nm"} & self.model_fields_set
+            names = ("band_gap_ev", "confinement_ev_nm2", "coulomb_ev_nm")
+            fields = type(self).model_fields
+            own = [name for name in names if getattr(self, name) != fields[name].default]
             if own and self.sizing_range_ev is None and self.sizing_range_nm is None:
                 raise ValueError(
-                    f"sizing 'two_band' with another {min(own)} needs sizing_range_ev or "
+                    f"sizing 'two_band' with another {own[0]} needs sizing_range_ev or "
                     "sizing_range_nm, for which it holds; got neither"
                 )
         if self.sizing in ("table", "polynomial_nm") and not self.sizing_source.strip():

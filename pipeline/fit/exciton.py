@@ -21,7 +21,8 @@ from pipeline.kernels.exciton_search import lowest_peak
 from pipeline.kernels.exciton_transitions import higher_transitions
 from pipeline.messages import BadFrameError, Exciton, RunStart, Spectrum
 
-# A sixth of the narrowest fwhm: binning widens such a peak by 0.6 % and a wider one by less.
+# A sixth of the narrowest fwhm: binning widens such a peak by 0.6 % and a wider one by less, and
+# that is taken out again.
 BINS_PER_FWHM = 6.0
 
 
@@ -33,6 +34,14 @@ class Binned:
     absorbance: np.ndarray
     sigma: np.ndarray
     known: bool
+    pixels_ev: np.ndarray
+    bin_ev: float
+
+    def variance(self, energy_ev: float) -> float:
+        """Of the pixels' energies in a bin at an energy, eV^2."""
+        stop = min(max(int(np.searchsorted(self.pixels_ev, energy_ev)), 1), self.pixels_ev.size - 1)
+        pixel = float(self.pixels_ev[stop] - self.pixels_ev[stop - 1])
+        return max(self.bin_ev**2 - pixel**2, 0.0) / 12.0
 
     @property
     def lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -207,7 +216,7 @@ class FitExciton:
         binned = kernel.bin_spectrum(
             np.ascontiguousarray(energy), absorbance, np.ascontiguousarray(sigma), width
         )
-        return Binned(*binned, known)
+        return Binned(*binned, known, energy, width)
 
     def _lowest_peak(self, spectrum: Binned) -> PeakFit:
         found, p, amplitudes, covariance, scale, _ = lowest_peak(
@@ -220,6 +229,11 @@ class FitExciton:
             self._settings.presence_sigma,
             self._band,
         )
+        if found:
+            # A bin's mean is that of a peak widened by the bin's own variance, and as much lower.
+            width = math.sqrt(p[1] ** 2 - spectrum.variance(float(p[0])))
+            amplitudes[FIRST] *= p[1] / width
+            p[1] = width
         return PeakFit(found, p, amplitudes, covariance, float(scale))
 
     def _higher(self, spectrum: Binned, fit: PeakFit) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +258,7 @@ class FitExciton:
             self._settings.agglomerate_band_sd_ev,
             self._settings.agglomerate_fwhm_sd_mev * 1e-3 / kernel.FWHM_PER_SIGMA,
         )
-        height, error, *shape = fit_band(
+        height, error, place, spread = fit_band(
             *spectrum.lines, spectrum.known, (centre, uncertain[0], width, uncertain[1])
         )
         if math.isnan(height):
@@ -254,9 +268,10 @@ class FitExciton:
         total, total_err = total - scatter, math.sqrt(total_variance + scatter_variance)
         # A share of what is hardly there says nothing.
         if not total > self._settings.presence_sigma * total_err:
-            return Band(height, error, *shape)
+            return Band(height, error, place, spread)
         share = height / total
-        return Band(height, error, *shape, share, math.hypot(error, share * total_err) / total)
+        share_err = math.hypot(error, share * total_err) / total
+        return Band(height, error, place, spread, share, share_err)
 
     def _crystal_absorbance(
         self, spectrum: Binned, fit: PeakFit, band: Band

@@ -28,8 +28,22 @@ GAP_FARTHEST = 30.0
 # Higher transitions are sought from here on, in standard deviations of the first: two equal
 # Gaussians closer than 2 have one maximum.
 CLOSEST = 2.0
+# The curvature of a Gaussian rises to +0.45 of its depth; above a step it goes back to zero, and a
+# continuum that grows with E^2 adds less than 0.02. This share tells them, at so many errors.
+RECOVERY, RECOVERY_SIGMA = 0.1, 3.0
 # Minima of curvature within this many of the band's standard deviations are the band's.
 BAND_REACH = 1.5
+
+
+@njit(cache=True, nogil=True)
+def _recovers(second, error, minimum):
+    """Whether the curvature becomes positive above a minimum, before it falls below it again."""
+    for i in range(minimum + 1, second.size):
+        if second[i] > max(-RECOVERY * second[minimum], RECOVERY_SIGMA * error[i]):
+            return True
+        if second[i] < second[minimum]:
+            return False
+    return False
 
 
 @njit(cache=True, nogil=True)
@@ -37,7 +51,8 @@ def minima_above(energy, absorbance, sigma, p, height, presence, band):
     """Energies of the first two minima of curvature above the lowest peak, NaN for none (2,).
 
     A minimum counts if it is ``presence`` errors below zero, stands for a peak of more than
-    `LOWEST_SHARE` of the first one and is not the agglomerates' band.
+    `LOWEST_SHARE` of the first one, is not the agglomerates' band and is followed by positive
+    curvature, as a peak's is and the shoulder of a step is not.
     """
     places = np.full(2, np.nan)
     fwhm = FWHM_PER_SIGMA * p[1]
@@ -55,6 +70,7 @@ def minima_above(energy, absorbance, sigma, p, height, presence, band):
             and second[i] < second[i + 1]
             and -second[i] * p[1] ** 2 > LOWEST_SHARE * height
             and not abs(centres[i] - band[0]) < BAND_REACH * band[1]
+            and _recovers(second, error, i)
         ):
             places[kept] = centres[i]
             kept += 1
