@@ -374,6 +374,40 @@ def test_higher_transitions_of_the_synthesis(stage, time_s, third):
         assert math.isnan(row.transition_3_ev)
 
 
+@pytest.mark.parametrize("time_s", [1.0, 3.0, 7.0, 20.0, 100.0, 200.0])
+def test_errors_and_those_of_the_model_cover_the_synthesis(stage, time_s):
+    """Its continuum is not the model's: of 40 spectra, within two errors of both kinds."""
+    from detectors.sample.synthesis import Synthesis
+
+    synthesis = Synthesis("cs_dopa")
+    truth = synthesis.state(time_s)
+    clean = synthesis.absorbance(ENERGY_EV, time_s)
+    rows = [fitted(stage, noisy(clean, k)) for k in range(40)]
+    for name, value in (("exciton_ev", truth.exciton_ev), ("fwhm_mev", truth.exciton_fwhm_mev)):
+        z = [
+            (getattr(row, name) - value)
+            / math.hypot(getattr(row, f"{name}_err"), getattr(row, f"{name}_systematic"))
+            for row in rows
+        ]
+        assert np.mean(np.abs(z) < 1.96) >= 0.93, name
+
+
+def test_published_course_of_cs_dopa(stage):
+    """3.8 nm and 340 meV at first, 135 meV by 7 s, 7.6 nm at 20 s (Montanarella et al. 2023)."""
+    from detectors.sample.synthesis import Synthesis
+
+    synthesis = Synthesis("cs_dopa")
+    first, seven, plateau = (
+        fitted(stage, noisy(synthesis.absorbance(ENERGY_EV, time_s), 1))
+        for time_s in (0.4, 7.0, 20.0)
+    )
+    assert first.diameter_nm == pytest.approx(3.8, abs=0.1)
+    assert first.fwhm_mev == pytest.approx(340.0, abs=30.0)
+    assert seven.fwhm_mev == pytest.approx(135.0, abs=4.0)
+    assert plateau.diameter_nm == pytest.approx(7.6, abs=0.05)
+    assert plateau.fwhm_mev == pytest.approx(135.0, abs=4.0)
+
+
 def test_share_of_the_agglomerates(stage):
     """All of the absorbance before there are crystals, and nothing at the end."""
     from detectors.sample.synthesis import Synthesis

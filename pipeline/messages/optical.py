@@ -12,13 +12,14 @@ class Exciton(RowResult):
     """First exciton of one spectrum, and the size and amount that follow from it.
 
     ``..._err`` is a standard error by the noise of this spectrum; ``..._systematic`` one that is
-    the same in all spectra (of the sizing curve, of the absorption coefficient), NaN where one of
-    its parts is not stated in the config. Absent numbers are NaN.
+    the same in all spectra (of the model, the sizing curve, the absorption coefficient), NaN where
+    one of its parts is not stated in the config. Absent numbers are NaN.
 
     Attributes
     ----------
     exciton_ev, fwhm_mev
-        Energy and full width at half maximum of the first exciton.
+        Energy and full width at half maximum of the first exciton. Their systematic errors are
+        those of the continuum's model, measured on simulated syntheses of another one.
     amplitude
         Its optical density: absorbance at the peak, continuum and scattering apart.
     transition_2_ev, transition_3_ev
@@ -52,8 +53,10 @@ class Exciton(RowResult):
 
     exciton_ev: float
     exciton_ev_err: float
+    exciton_ev_systematic: float
     fwhm_mev: float
     fwhm_mev_err: float
+    fwhm_mev_systematic: float
     amplitude: float
     amplitude_err: float
     transition_2_ev: float
