@@ -66,6 +66,12 @@ def _misfits(quick: bool) -> None:
     misfits.main(frames=10 if quick else 50)
 
 
+def _exciton(quick: bool) -> None:
+    from benchmarks import exciton
+
+    exciton.main(rounds=5 if quick else 25)
+
+
 def _reaction(quick: bool) -> None:
     from benchmarks import reaction
 
@@ -113,6 +119,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "paper": _paper,
     "recordings": _recordings,
     "reaction": _reaction,
+    "exciton": _exciton,
     "magic": _magic,
     "size_distribution": _size_distribution,
     "bus": _bus,

@@ -75,7 +75,7 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
 
         stages.append(ReduceAbsorbance(config.absorbance.reduce))
         if config.absorbance.fit is not None:
-            stages.append(FitExciton(config.absorbance.fit))
+            stages.append(FitExciton(config.absorbance.fit, config.sample))
         if config.absorbance.magic is not None:
             from pipeline.fit.curvature import FindMinima
 

@@ -1,7 +1,8 @@
-"""First exciton of each absorbance spectrum: energy, width, amplitude and size."""
+"""First exciton of each absorbance spectrum: energy, width, strength, size and amount."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,67 +10,125 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.config.exciton import ExcitonFit
+from pipeline.config.sample import Sample
+from pipeline.fit.amount import AmountOfCrystals
+from pipeline.fit.sizing import SizingCurve
 from pipeline.kernels import exciton as kernel
-from pipeline.kernels import sizing
+from pipeline.kernels.absorption import absorbance_at
+from pipeline.kernels.agglomerate_band import fit_band
+from pipeline.kernels.exciton_model import CONSTANT, FIRST, SCATTER, TWO
+from pipeline.kernels.exciton_search import lowest_peak
+from pipeline.kernels.exciton_transitions import higher_transitions
 from pipeline.messages import BadFrameError, Exciton, RunStart, Spectrum
 
-# A sixth of the narrowest fwhm: binning widens such a peak by 0.6 % and a wider one by less.
+# A sixth of the narrowest fwhm: binning widens such a peak by 0.6 % and a wider one by less, and
+# that is taken out again.
 BINS_PER_FWHM = 6.0
-# Window, start and error scale follow the fit this often; a fourth pass moves E1 by less than a
-# tenth of its error.
-PASSES = 3
-# Curvature this many errors below zero is a candidate. Nothing is lost by being generous: the
-# fitted amplitude decides.
-CURVATURE_SIGMA = 3.0
-# Where the second transition is first sought, in standard deviations of the first: the fit has a
-# minimum with it near and one with it far.
-GAP_STARTS = (3.0, 4.5)
-# Places that are tried, from the lowest energy up.
-MAX_STARTS = 3
-# A minimum of curvature that stands for less than this share of the tallest peak's height is a
-# ripple of the baseline (interference in the cell, a lamp line), not the first exciton.
-LOWEST_SHARE = 0.1
+# What the model's continuum may move, as shares of the fwhm, one standard error. Simulated Cs-DOPA,
+# whose continuum and higher transitions are other ones: E1 +0.15 to +0.6 meV and fwhm +0.3 to
+# +1.2 meV of 135 between 10 and 200 s, twice that at 300 s, where the second transition is 2.5
+# standard deviations away; nothing before. Nearer than that it is one peak: reduced chi-square
+# 17 and 9 meV off at 11.6 nm.
+ENERGY_BY_MODEL, FWHM_BY_MODEL = 0.005, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Binned:
+    """A spectrum made ready: ascending and binned; ``known`` if its errors came with it."""
+
+    energy: np.ndarray
+    absorbance: np.ndarray
+    sigma: np.ndarray
+    known: bool
+    pixels_ev: np.ndarray
+    bin_ev: float
+
+    def variance(self, energy_ev: float) -> float:
+        """Of the pixels' energies in a bin at an energy, eV^2."""
+        stop = min(max(int(np.searchsorted(self.pixels_ev, energy_ev)), 1), self.pixels_ev.size - 1)
+        pixel = float(self.pixels_ev[stop] - self.pixels_ev[stop - 1])
+        return max(self.bin_ev**2 - pixel**2, 0.0) / 12.0
+
+    @property
+    def lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.energy, self.absorbance, self.sigma
 
 
 @dataclass(frozen=True, slots=True)
 class PeakFit:
-    """A fitted lowest peak; widths are full widths at half maximum."""
+    """A fitted lowest peak: numbers of `pipeline.kernels.exciton_search.lowest_peak`."""
 
-    energy_ev: float
-    energy_err_ev: float
-    fwhm_ev: float
-    fwhm_err_ev: float
-    amplitude: float
-    amplitude_err: float
-    reduced_chi2: float
+    found: bool
+    p: np.ndarray
+    amplitudes: np.ndarray
+    covariance: np.ndarray
+    scale: float
 
-    @property
-    def significance(self) -> float:
-        return self.amplitude / self.amplitude_err
+    def error(self, index: int) -> float:
+        return math.sqrt(self.covariance[index, index]) if self.found else math.nan
+
+    def scatter(self, energy_ev: float) -> tuple[float, float]:
+        """Constant and scattering at an energy, and the variance; 0 without a fit."""
+        if not self.found:
+            return 0.0, 0.0
+        rise = (energy_ev / 3.0) ** 4
+        i, j = TWO + CONSTANT, TWO + SCATTER
+        c = self.covariance
+        value = self.amplitudes[CONSTANT] + rise * self.amplitudes[SCATTER]
+        return float(value), float(c[i, i] + 2.0 * rise * c[i, j] + rise**2 * c[j, j])
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The agglomerates' band: height, place and standard deviation, and its share of the
+    absorbance there."""
+
+    height: float = math.nan
+    height_err: float = math.nan
+    place_ev: float = math.nan
+    width_ev: float = math.nan
+    share: float = math.nan
+    share_err: float = math.nan
 
 
 class FitExciton:
     """Stage: `Spectrum` to `Exciton`, each spectrum by itself.
 
     The lowest peak is found by minima of the second derivative at three smoothing lengths; from
-    each, `pipeline.kernels.exciton.fit_lowest_peak` fits peak and continuum. Errors are standard
+    each, `pipeline.kernels.exciton_search.lowest_peak` fits peak and continuum. Errors are standard
     errors, multiplied by the root of the reduced chi-square where that is above one, so that a
     spectrum that the model cannot follow does not look better than it is. A spectrum without
-    errors gets them from the scatter of the fit, and its ``reduced_chi2`` is NaN.
+    errors gets them from its own scatter, and its ``reduced_chi2`` is NaN. Pixels that are not
+    finite, and those of a detector at its end (one value, the greatest, five times in a row), are
+    left out.
+
+    Parameters
+    ----------
+    settings
+        Section ``absorbance.fit`` of a config.
+    sample
+        Section ``sample``, for the volume of a formula unit; without it ``formula_units_mm`` is
+        NaN.
     """
 
     name: ClassVar[str] = "exciton"
     consumes: ClassVar[tuple[type, ...]] = (Spectrum,)
     produces: ClassVar[tuple[type, ...]] = (Exciton,)
 
-    def __init__(self, settings: ExcitonFit) -> None:
+    def __init__(self, settings: ExcitonFit, sample: Sample | None = None) -> None:
         self._settings = settings
         low, high = settings.fwhm_range_mev
         self._fwhm_range_ev = (low * 1e-3, high * 1e-3)
         self._scales_ev = np.geomspace(low * 1.2e-3, high * 0.7e-3, 3)
-        table = sorted(settings.sizing_table_ev_nm)
-        self._table_ev = np.array([energy for energy, _ in table])
-        self._table_nm = np.array([diameter for _, diameter in table])
+        centre = settings.agglomerate_band_ev
+        self._band = (
+            math.nan if centre is None else centre,
+            settings.agglomerate_fwhm_mev * 1e-3 / kernel.FWHM_PER_SIGMA,
+        )
+        self._curve = SizingCurve(settings)
+        self._amount = AmountOfCrystals(
+            settings.intrinsic_absorption, None if sample is None else sample.formula_volume_nm3
+        )
 
     def reset(self, start: RunStart, /) -> None:
         """Nothing is kept from spectrum to spectrum."""
@@ -77,37 +136,71 @@ class FitExciton:
     def warm_up(self) -> None:
         """Compile (or load from the cache) every kernel, before the first frame."""
         energy = np.linspace(1.8, 4.4, 400)
-        peak = np.exp(-0.5 * ((energy - np.mean(self._settings.energy_range_ev)) / 0.06) ** 2)
-        spectrum = Spectrum(
-            frame=0, time_s=0.0, energy_ev=energy, absorbance=peak, sigma=np.full(400, 1e-3)
+        width = 0.04 * (self._settings.energy_range_ev[1] - self._settings.energy_range_ev[0])
+        first = np.mean(self._settings.energy_range_ev)
+        peaks = sum(
+            np.exp(-0.5 * ((energy - first - 3.5 * k * width) / width) ** 2) for k in (0, 1, 2)
         )
-        list(self.process(spectrum))
+        for sigma in (1e-3, math.nan):
+            spectrum = Spectrum(
+                frame=0,
+                time_s=0.0,
+                energy_ev=energy,
+                absorbance=np.asarray(peaks),
+                sigma=np.full(400, sigma),
+            )
+            list(self.process(spectrum))
 
     def process(self, message: Spectrum, /) -> Iterable[Exciton]:
         """The spectrum's row; numbers are NaN where there is no exciton."""
-        energy, absorbance, sigma, known = self._prepare(message)
-        best = self._lowest_peak(energy, absorbance, sigma, known)
-        band, band_err = self._agglomerates(energy, absorbance, sigma, known)
-        diameter, diameter_err, curve = self._size(best)
+        spectrum = self._prepare(message)
+        fit = self._lowest_peak(spectrum)
+        (second, third), (second_err, third_err) = self._higher(spectrum, fit)
+        band = self._agglomerates(spectrum, fit)
+        size = self._curve.size(float(fit.p[0]), fit.error(0))
+        absorbed, variance = self._crystal_absorbance(spectrum, fit, band)
+        amount = self._amount.of(absorbed, variance, size)
+        k = 1e3 * kernel.FWHM_PER_SIGMA
         yield Exciton(
             frame=message.frame,
             time_s=message.time_s,
-            exciton_ev=best.energy_ev,
-            exciton_ev_err=best.energy_err_ev,
-            fwhm_mev=best.fwhm_ev * 1e3,
-            fwhm_mev_err=best.fwhm_err_ev * 1e3,
-            amplitude=best.amplitude,
-            amplitude_err=best.amplitude_err,
-            diameter_nm=diameter,
-            diameter_nm_err=diameter_err,
-            agglomerate_band=band,
-            agglomerate_band_err=band_err,
-            reduced_chi2=best.reduced_chi2,
-            size_curve=curve,
+            exciton_ev=float(fit.p[0]),
+            exciton_ev_err=fit.error(0),
+            exciton_ev_systematic=float(fit.p[1]) * kernel.FWHM_PER_SIGMA * ENERGY_BY_MODEL,
+            fwhm_mev=float(fit.p[1]) * k,
+            fwhm_mev_err=fit.error(1) * k,
+            fwhm_mev_systematic=float(fit.p[1]) * k * FWHM_BY_MODEL,
+            amplitude=float(fit.amplitudes[FIRST]),
+            amplitude_err=fit.error(TWO + FIRST),
+            transition_2_ev=float(second),
+            transition_2_ev_err=float(second_err),
+            transition_3_ev=float(third),
+            transition_3_ev_err=float(third_err),
+            diameter_nm=size.diameter_nm,
+            diameter_nm_err=size.err_nm,
+            diameter_nm_systematic=size.systematic_nm,
+            size_curve=self._curve.name,
+            size_flag=size.flag,
+            agglomerate_band=band.height,
+            agglomerate_band_err=band.height_err,
+            agglomerate_share=band.share,
+            agglomerate_share_err=band.share_err,
+            crystal_absorbance=absorbed,
+            crystal_absorbance_err=math.sqrt(variance),
+            volume_fraction=amount.volume_fraction.value,
+            volume_fraction_err=amount.volume_fraction.err,
+            volume_fraction_systematic=amount.volume_fraction.systematic,
+            concentration_um=amount.concentration_um.value,
+            concentration_um_err=amount.concentration_um.err,
+            concentration_um_systematic=amount.concentration_um.systematic,
+            formula_units_mm=amount.formula_units_mm.value,
+            formula_units_mm_err=amount.formula_units_mm.err,
+            formula_units_mm_systematic=amount.formula_units_mm.systematic,
+            reduced_chi2=fit.scale if spectrum.known else math.nan,
+            sigma_estimated=not spectrum.known,
         )
 
-    def _prepare(self, message: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-        """Ascending, binned, with errors; and whether the errors came with the spectrum."""
+    def _prepare(self, message: Spectrum) -> Binned:
         energy = np.asarray(message.energy_ev, dtype=float)
         absorbance = np.asarray(message.absorbance, dtype=float)
         sigma = np.asarray(message.sigma, dtype=float)
@@ -123,176 +216,84 @@ class FitExciton:
                 f"absorbance frame {message.frame}: expected energies that rise or fall throughout,"
                 " got a step back or a repeated value: check the wavelength axis"
             )
-        known = bool(np.any(np.isfinite(sigma)))
+        absorbance = kernel.without_clipped(np.ascontiguousarray(absorbance))
+        known = bool(np.any(np.isfinite(sigma) & (sigma > 0.0)))
         if not known:
-            sigma = np.full(energy.size, _scatter(absorbance))
+            sigma = np.full(energy.size, kernel.pixel_scatter(absorbance))
         width = self._fwhm_range_ev[0] / BINS_PER_FWHM
         binned = kernel.bin_spectrum(
-            np.ascontiguousarray(energy),
-            np.ascontiguousarray(absorbance),
-            np.ascontiguousarray(sigma),
-            width,
+            np.ascontiguousarray(energy), absorbance, np.ascontiguousarray(sigma), width
         )
-        return *binned, known
+        return Binned(*binned, known, energy, width)
 
-    def _lowest_peak(
-        self, energy: np.ndarray, absorbance: np.ndarray, sigma: np.ndarray, known: bool
-    ) -> PeakFit:
-        for start_ev, start_fwhm in self._starts(energy, absorbance, sigma):
-            fit = self._fit(energy, absorbance, sigma, start_ev, start_fwhm, known)
-            if fit is not None and fit.significance > self._settings.presence_sigma:
-                return fit
-        return NO_PEAK
+    def _lowest_peak(self, spectrum: Binned) -> PeakFit:
+        found, p, amplitudes, covariance, scale, _ = lowest_peak(
+            *spectrum.lines,
+            spectrum.known,
+            self._scales_ev,
+            self._settings.energy_range_ev,
+            self._fwhm_range_ev,
+            self._settings.window_fwhm,
+            self._settings.presence_sigma,
+            self._band,
+        )
+        if found:
+            # A bin's mean is that of a peak widened by the bin's own variance, and as much lower.
+            width = math.sqrt(p[1] ** 2 - spectrum.variance(float(p[0])))
+            amplitudes[FIRST] *= p[1] / width
+            p[1] = width
+        return PeakFit(found, p, amplitudes, covariance, float(scale))
 
-    def _starts(
-        self, energy: np.ndarray, absorbance: np.ndarray, sigma: np.ndarray
-    ) -> list[tuple[float, float]]:
-        """Energies and fwhm of the lowest significant minima of curvature, one for each place.
-
-        A matched width gives the most significant minimum, so of minima at one place found at
-        several scales the most significant one stands for all.
-        """
-        low, high = self._settings.energy_range_ev
-        found = []
-        for fwhm in self._scales_ev:
-            centres = np.arange(low, high, fwhm / 8)
-            second, error = kernel.curvature(energy, absorbance, sigma, centres, 0.6 * fwhm)
-            z = second / error
-            minima = [
-                i
-                for i in range(1, centres.size - 1)
-                if z[i] < -CURVATURE_SIGMA
-                and second[i] <= second[i - 1]
-                and second[i] < second[i + 1]
-            ]
-            # A Gaussian of height h and standard deviation w has a curvature of -h / w^2.
-            square = (fwhm / kernel.FWHM_PER_SIGMA) ** 2
-            found += [
-                (float(z[i]), float(centres[i]), float(fwhm), -float(second[i]) * square)
-                for i in minima[:2]
-            ]
-        tallest = max((height for *_, height in found), default=0.0)
-        starts: list[tuple[float, float]] = []
-        for _, centre, fwhm, height in sorted(found):
-            if height > LOWEST_SHARE * tallest and all(
-                abs(centre - other) > 0.5 * max(fwhm, width) for other, width in starts
-            ):
-                starts.append((centre, fwhm))
-        return sorted(starts)[:MAX_STARTS]
-
-    def _fit(
-        self,
-        energy: np.ndarray,
-        absorbance: np.ndarray,
-        sigma: np.ndarray,
-        start_ev: float,
-        start_fwhm: float,
-        known: bool,
-    ) -> PeakFit | None:
-        """Fit in a window that follows the peak; None where it fails or ends at a bound."""
-        low, high = self._settings.energy_range_ev
-        narrow, wide = self._fwhm_range_ev
-        k = kernel.FWHM_PER_SIGMA
-        lower = np.array([low, narrow / k, kernel.GAP_MIN, kernel.RATIO_MIN])
-        upper = np.array([high, wide / k, kernel.GAP_MAX, kernel.RATIO_MAX])
-        at = (start_ev, start_fwhm / k)
-        trials = [np.array([*at, gap, kernel.RATIO_PRIOR]) for gap in GAP_STARTS]
-        p = trials[0]
-        band_ev, band_sigma = self._band()
-        scale = inflation = 1.0
-        for _ in range(PASSES):
-            edge = p[0] + self._settings.window_fwhm * k * p[1]
-            stop = int(np.searchsorted(energy, edge))
-            freedom = stop - kernel.NONLINEAR - kernel.COLUMNS
-            if freedom < 1:
-                return None
-            reached = edge > band_ev - 3.0 * band_sigma
-            results = [
-                kernel.fit_lowest_peak(
-                    energy[:stop],
-                    absorbance[:stop],
-                    sigma[:stop] * inflation,
-                    trial,
-                    lower,
-                    upper,
-                    band_ev if reached else np.nan,
-                    band_sigma,
-                )
-                for trial in trials
-            ]
-            p, amplitudes, covariance, chi2 = min(results, key=lambda result: result[3])
-            trials = [p]
-            # Misfit counts as noise, so that the weak priors keep their weight against it.
-            scale = chi2 * inflation**2 / freedom
-            inflation = float(np.sqrt(max(1.0, scale) if known else scale))
-        margin = 1e-6
-        inside = np.all(p[:2] > lower[:2] + margin) and np.all(p[:2] < upper[:2] - margin)
-        if not (inside and np.all(np.isfinite(covariance)) and amplitudes[2] > 0):
-            return None
-        errors = np.sqrt(np.diag(covariance))
-        return PeakFit(
-            energy_ev=float(p[0]),
-            energy_err_ev=float(errors[0]),
-            fwhm_ev=float(p[1] * k),
-            fwhm_err_ev=float(errors[1] * k),
-            amplitude=float(amplitudes[2]),
-            amplitude_err=float(errors[kernel.NONLINEAR + 2]),
-            reduced_chi2=float(scale) if known else float("nan"),
+    def _higher(self, spectrum: Binned, fit: PeakFit) -> tuple[np.ndarray, np.ndarray]:
+        if not fit.found:
+            return np.full(2, math.nan), np.full(2, math.nan)
+        return higher_transitions(
+            *spectrum.lines,
+            spectrum.known,
+            fit.p,
+            fit.amplitudes[FIRST],
+            fit.scale,
+            self._settings.presence_sigma,
+            self._band,
         )
 
-    def _band(self) -> tuple[float, float]:
-        """Centre and standard deviation of the agglomerates' band, NaN if it is not sought."""
-        centre = self._settings.agglomerate_band_ev
-        sigma = self._settings.agglomerate_fwhm_mev * 1e-3 / kernel.FWHM_PER_SIGMA
-        return (float("nan") if centre is None else centre), sigma
+    def _agglomerates(self, spectrum: Binned, fit: PeakFit) -> Band:
+        """Height of the band on a local continuum, and its share of what is not scattering."""
+        centre, width = self._band
+        if math.isnan(centre):
+            return Band()
+        uncertain = (
+            self._settings.agglomerate_band_sd_ev,
+            self._settings.agglomerate_fwhm_sd_mev * 1e-3 / kernel.FWHM_PER_SIGMA,
+        )
+        height, error, place, spread = fit_band(
+            *spectrum.lines, spectrum.known, (centre, uncertain[0], width, uncertain[1])
+        )
+        if math.isnan(height):
+            return Band()
+        total, total_variance = absorbance_at(*spectrum.lines, centre)
+        scatter, scatter_variance = fit.scatter(centre)
+        total, total_err = total - scatter, math.sqrt(total_variance + scatter_variance)
+        # A share of what is hardly there says nothing.
+        if not total > self._settings.presence_sigma * total_err:
+            return Band(height, error, place, spread)
+        share = height / total
+        share_err = math.hypot(error, share * total_err) / total
+        return Band(height, error, place, spread, share, share_err)
 
-    def _agglomerates(
-        self, energy: np.ndarray, absorbance: np.ndarray, sigma: np.ndarray, known: bool
+    def _crystal_absorbance(
+        self, spectrum: Binned, fit: PeakFit, band: Band
     ) -> tuple[float, float]:
-        centre, width = self._band()
-        if np.isnan(centre):
-            return float("nan"), float("nan")
-        height, error, chi2, points = kernel.band_amplitude(
-            energy, absorbance, sigma, centre, width
-        )
-        if np.isnan(height):
-            return float("nan"), float("nan")
-        scale = chi2 / (points - 5)
-        return height, error * np.sqrt(max(1.0, scale) if known else scale)
-
-    def _size(self, fit: PeakFit) -> tuple[float, float, str]:
-        """Diameter, its error from the energy's alone, and the name of the curve."""
-        step = 1e-4
-        diameter = self._diameter_nm(fit.energy_ev)
-        slope = self._diameter_nm(fit.energy_ev + step) - self._diameter_nm(fit.energy_ev - step)
-        name = self._settings.sizing
-        label = "two_band (fallback)" if name == "two_band" else name
-        return diameter, abs(slope) / (2 * step) * fit.energy_err_ev, label
-
-    def _diameter_nm(self, energy_ev: float) -> float:
-        settings = self._settings
-        if settings.sizing == "none" or not np.isfinite(energy_ev):
-            return float("nan")
-        if settings.sizing == "table":
-            return sizing.table_diameter_nm(energy_ev, self._table_ev, self._table_nm)
-        if settings.sizing == "polynomial_nm":
-            return sizing.polynomial_diameter_nm(energy_ev, settings.sizing_coefficients)
-        return sizing.two_band_diameter_nm(
-            energy_ev, settings.band_gap_ev, settings.confinement_ev_nm2, settings.coulomb_ev_nm
-        )
-
-
-NO_PEAK = PeakFit(*[float("nan")] * 7)
-
-
-def _scatter(absorbance: np.ndarray) -> float:
-    """Noise of a pixel from third differences, robustly; they cancel any parabola.
-
-    A third difference of white noise has a variance of 20 (1 + 9 + 9 + 1).
-    """
-    values = absorbance[np.isfinite(absorbance)]
-    third = np.diff(values, 3)
-    if third.size == 0:
-        return 1.0
-    # Median absolute deviation to standard deviation; a floor of 1e-6 for noiseless records.
-    return max(float(np.median(np.abs(third))) * 1.4826 / np.sqrt(20.0), 1e-6)
+        """Absorbance at the coefficient's energy less scattering and band, and its variance."""
+        at_ev = self._amount.energy_ev
+        if not fit.found or math.isnan(at_ev):
+            return math.nan, math.nan
+        value, variance = absorbance_at(*spectrum.lines, at_ev)
+        scatter, scatter_variance = fit.scatter(at_ev)
+        value, variance = value - scatter, variance + scatter_variance
+        if not math.isnan(band.height):
+            x = (at_ev - band.place_ev) / band.width_ev
+            share = math.exp(-0.5 * x * x)
+            value -= share * band.height
+            variance += (share * band.height_err) ** 2
+        return value, variance

@@ -11,6 +11,25 @@ HC_EV_NM = 1239.84198
 # energy rises again (at 33 nm with the parameters of CsPbBr3): no unique diameter.
 SMALLEST_NM, LARGEST_NM = 1.0, 30.0
 
+YU_2003_CDSE = (41.57, -0.4277, 1.6242e-3, -2.6575e-6, 1.6122e-9)
+"""CdSe, diameter in nm by powers of the first exciton's wavelength in nm, lowest first.
+
+Yu, Qu, Guo and Peng, Chem. Mater. 2003, 15, 2854, doi 10.1021/cm034081k: a fit to diameters by
+electron microscopy (the smallest by diffraction); 2.562 nm at 520 nm, 4.583 nm at 600 nm.
+"""
+
+YU_2003_CDSE_RANGE_NM = (450.0, 650.0)
+"""Wavelengths, 1.95 to 7.76 nm. The paper warns of extrapolation beyond the sizes of its figure
+and gives the range in no numbers; this is where a second, independent calibration holds (Jasieniak
+et al., J. Phys. Chem. C 2009, 113, 19468: 2 to 8 nm)."""
+
+YU_2003_CDSE_RELATIVE = 0.054
+"""Greatest difference of that calibration from this one in the range, relative (at 535 nm)."""
+
+TWO_BAND_RANGE_EV = (2.362, 3.40)
+"""CsPbBr3, 16 to 2.7 nm: up to the largest crystals that a size was published for (Krieg et al.,
+ACS Cent. Sci. 2021, 7, 135: 3.5 to 16 nm) and down to less than five unit cells."""
+
 
 @njit(cache=True, nogil=True)
 def two_band_energy_ev(diameter_nm, band_gap_ev, confinement_ev_nm2, coulomb_ev_nm):
