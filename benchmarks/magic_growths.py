@@ -27,8 +27,8 @@ from pipeline.messages import (
     StreamStart,
 )
 from pipeline.reaction.magic import MagicSizes
-from pipeline.reaction.magic_sizing import sizing_curve
 from pipeline.reduce.absorbance import ReduceAbsorbance
+from pipeline.sizing_curve import SizingCurve
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "cs_oleate_dilute.yaml"
 
@@ -149,7 +149,7 @@ def magic_sizes(settings: RunConfig) -> MagicSizes:
     """The run-level part, compiled and at its beginning."""
     assert settings.absorbance.magic is not None
     assert settings.absorbance.fit is not None
-    magic = MagicSizes(settings.absorbance.magic, sizing_curve(settings.absorbance.fit))
+    magic = MagicSizes(settings.absorbance.magic, SizingCurve(settings.absorbance.fit).diameter_nm)
     magic.warm_up()
     return magic
 

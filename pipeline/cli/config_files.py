@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.config.loader import ConfigError
+from pipeline.config.populations import PopulationsFit
 from pipeline.config.reduce import AreaReduction
 
 _FILES = ("poni_file", "mask_file", "dark_file", "flat_file", "background_file")
@@ -26,14 +27,8 @@ def problems(config: RunConfig) -> list[str]:
     for stream, settings in (("saxs", config.saxs.reduce), ("waxs", config.waxs.reduce)):
         if settings.sensor is not None or any(getattr(settings, name) for name in _FILES):
             found += [f"{stream}.reduce.{line}" for line in _of_stream(settings)]
-    if config.saxs.fit is not None and (path := config.saxs.fit.instrument_file) is not None:
-        from pipeline.reduce.corrections.background import read_curve
-        from pipeline.reduce.errors import InputError
-
-        try:
-            read_curve(path, "an instrument's curve")
-        except InputError as error:
-            found.append(f"saxs.fit.instrument_file: {error}")
+    if config.saxs.fit is not None:
+        found += [f"saxs.fit.{line}" for line in _of_fit(config.saxs.fit)]
     return found
 
 
@@ -41,6 +36,26 @@ def require(config_file: Path, config: RunConfig) -> None:
     """Raise `ConfigError` with all `problems` of a config, before any process is started."""
     if lines := problems(config):
         raise ConfigError([f"{config_file}: {line}" for line in lines])
+
+
+def _of_fit(fit: PopulationsFit) -> list[str]:
+    found = []
+    if fit.shape != "sphere" or fit.shape_parameters:
+        from pipeline.kernels import shapes
+
+        try:
+            shapes.load(fit.shape).complete(fit.shape_parameters)
+        except ValueError as error:
+            found.append(f"shape: {error}")
+    if (path := fit.instrument_file) is not None:
+        from pipeline.reduce.corrections.background import read_curve
+        from pipeline.reduce.errors import InputError
+
+        try:
+            read_curve(path, "an instrument's curve")
+        except InputError as error:
+            found.append(f"instrument_file: {error}")
+    return found
 
 
 def _of_stream(settings: AreaReduction) -> list[str]:

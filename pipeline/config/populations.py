@@ -92,10 +92,6 @@ class PopulationsFit(Section):
                 f"q_min_per_nm: expected less than q_max_per_nm, got {self.q_min_per_nm} and "
                 f"{self.q_max_per_nm}"
             )
-        if self.shape != "sphere" or self.shape_parameters:
-            from pipeline.kernels import shapes  # some prepare tables
-
-            shapes.load(self.shape).complete(self.shape_parameters)
         low, high = self.nc_diameter_range_nm
         held = self.nc_diameter_nm
         middle = held.mean if isinstance(held, Expected) else held

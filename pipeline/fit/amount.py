@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from pipeline.config.exciton import IntrinsicAbsorption
-from pipeline.fit.sizing import Size
 from pipeline.kernels.absorption import particle_volume_nm3, particles_um, volume_fraction
+from pipeline.sizing_curve import Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import numpy as np
 from pipeline.config.exciton import ExcitonFit
 from pipeline.config.sample import Sample
 from pipeline.fit.amount import AmountOfCrystals
-from pipeline.fit.sizing import SizingCurve
 from pipeline.kernels import exciton as kernel
 from pipeline.kernels.absorption import absorbance_at
 from pipeline.kernels.agglomerate_band import fit_band
@@ -20,6 +19,7 @@ from pipeline.kernels.exciton_model import CONSTANT, FIRST, SCATTER, TWO
 from pipeline.kernels.exciton_search import lowest_peak
 from pipeline.kernels.exciton_transitions import higher_transitions
 from pipeline.messages import BadFrameError, Exciton, RunStart, Spectrum
+from pipeline.sizing_curve import SizingCurve
 
 # A sixth of the narrowest fwhm: binning widens such a peak by 0.6 % and a wider one by less, and
 # that is taken out again.

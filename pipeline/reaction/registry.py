@@ -34,9 +34,9 @@ def row_stages_for(config: RunConfig, streams: Sequence[str]) -> list[RowStage]:
     seen = config.absorbance
     if seen.magic is not None and seen.fit is not None and "absorbance" in streams:
         from pipeline.reaction.magic import MagicSizes
-        from pipeline.reaction.magic_sizing import sizing_curve
+        from pipeline.sizing_curve import SizingCurve
 
-        magic = MagicSizes(seen.magic, sizing_curve(seen.fit))
+        magic = MagicSizes(seen.magic, SizingCurve(seen.fit).diameter_nm)
         magic.warm_up()
         stages.append(magic)
     return stages

@@ -44,8 +44,8 @@ class SizingCurve:
         if self._settings.sizing == "none" or not math.isfinite(energy_ev):
             return Size()
         low, high = self._range_ev
-        diameter = self._diameter_nm(energy_ev)
-        if not low <= energy_ev <= high or not math.isfinite(diameter):
+        diameter = self.diameter_nm(energy_ev)
+        if not math.isfinite(diameter):
             return Size(flag=f"outside {low:.4g} to {high:.4g} eV")
         # One-sided where the other side leaves the table.
         upper, lower = (
@@ -58,6 +58,12 @@ class SizingCurve:
         steps = (upper != diameter) + (lower != diameter)
         slope = abs(upper - lower) / (max(steps, 1) * _STEP_EV)
         return Size(diameter, slope * energy_err_ev, self._systematic_nm(diameter))
+
+    def diameter_nm(self, energy_ev: float) -> float:
+        """Diameter alone; NaN outside the curve's range."""
+        low, high = self._range_ev
+        known = self._settings.sizing != "none" and low <= energy_ev <= high
+        return self._diameter_nm(energy_ev) if known else math.nan
 
     def _systematic_nm(self, diameter_nm: float) -> float:
         if self._settings.sizing_uncertainty_nm is not None:
