@@ -32,6 +32,11 @@ PD_SERIES = {"pd_growth": "pd_growth_R13_201607", "pd_superlattice": "pd_superla
 BEYOND_LATTICE_PER_NM = 1.2
 """Beyond the strong peaks of the lattice a sphere alone describes what is left."""
 CDSE_RUNS = (2, 5, 9)
+TOLERATED_MISFIT = 0.2
+"""The standards are known not to be one population of free spheres seen with perfect resolution:
+weighed by a share of the intensity, which counts the filled minima in full, their best fits leave
+15 % (round robin) and 10 % (dilute colloid), the concentrated colloid 62 %. At the default of
+1.75 %, which palladium passes, all three are warned of."""
 
 
 def data_folder() -> Path:
@@ -67,6 +72,7 @@ def _spheres(
             "nc_relative_sigma_range": (0.01, 0.3),
             "agglomerates": False,
             "weights": "measured",
+            "tolerated_misfit": TOLERATED_MISFIT,
             **kwargs,
         }
     )
@@ -88,8 +94,6 @@ COLLOID = _spheres((0.02, 0.15), (100.0, 400.0), powerlaw_exponent=None)
 COLLOID_DILUTE = Standard("Colloid_dilute.dat", COLLOID, 204.6, (5.1, 5.1), 0.1, False)
 COLLOID_CONCENTRATED = Standard("Colloid_conc.dat", COLLOID, 204.6, (5.1, 5.1), 0.1, False)
 STANDARDS = (ROUND_ROBIN, COLLOID_DILUTE, COLLOID_CONCENTRATED)
-DESCRIBED_CHI2 = 2.0
-"""With a tenth of the intensity as error a sphere describes the dilute colloid (1.1)."""
 
 
 def fit_standard(standard: Standard, folder: Path) -> Populations:
@@ -110,8 +114,8 @@ def fit_standard(standard: Standard, folder: Path) -> Populations:
 
 
 def warned(row: Populations) -> bool:
-    """Whether the row says that spheres do not describe the curve: so far by chi-square alone."""
-    return row.reduced_chi2 > DESCRIBED_CHI2
+    """Whether the row says that spheres do not describe the curve."""
+    return not row.describes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

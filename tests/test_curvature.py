@@ -1,7 +1,5 @@
 """Second derivatives and their minima, against polynomial fits by numpy and known peaks."""
 
-import csv
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from pipeline.config.magic import MagicAnalysis
 from pipeline.fit.curvature import FindMinima
 from pipeline.kernels import savitzky_golay as kernel
 from pipeline.messages import BadFrameError, Minima, SecondDerivative, Spectrum, Stage
-from tests.test_cdse import spectra
+from tests.test_cdse import authors_nm, columns
 
 ENERGY_EV = (1239.84198 / np.linspace(280.0, 680.0, 1024))[::-1]
 ENERGY_EV = ENERGY_EV[(ENERGY_EV > 1.9) & (ENERGY_EV < 4.3)]
@@ -178,11 +176,10 @@ def test_falling_energies_are_turned_and_others_refused(stage):
 @pytest.mark.parametrize("run", [2, 9])
 def test_lowest_minimum_of_real_spectra_is_the_peak_that_the_authors_saw(data_dir, run):
     folder = data_dir / "cdse_growth_absorbance"
-    with (folder / "author_peak_nm_runs_2_5_9.csv").open() as file:
-        authors = {float(r["Time (s)"]): float(r[f"Run {run}"]) for r in csv.DictReader(file)}
+    authors = authors_nm(folder, run)
     finder = FindMinima(MagicAnalysis(energy_range_ev=(2.1, 3.3)))
     off_nm = []
-    for time_s, wavelength_nm, absorbance in spectra(folder, run):
+    for time_s, wavelength_nm, absorbance in columns(folder / f"Run_{run}_UV-Vis.csv"):
         energy = 1239.84198 / wavelength_nm
         _, row = processed(finder, spectrum(absorbance, np.nan, energy))
         off_nm.append(1239.84198 / row.minimum_1_ev - authors[time_s])

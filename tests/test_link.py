@@ -65,9 +65,8 @@ def curve(frame: int) -> Curve:
 
 
 def populations(frame: int) -> Populations:
-    values = {
-        name: 1.5 for name, kind in codec.result_fields(Populations).items() if kind == "float"
-    }
+    some = {"float": 1.5, "str": "fisher", "bool": True}
+    values = {name: some.get(kind) for name, kind in codec.result_fields(Populations).items()}
     return Populations(**{**values, "frame": frame, "time_s": frame / 2, "populations": 2})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.config.populations import Expected, PopulationsFit
 from pipeline.kernels import shapes
-from pipeline.kernels.averages import size_nodes
+from pipeline.kernels.averages import fill_average, size_nodes
 from pipeline.kernels.distributions import CODES, GAUSSIAN
 from pipeline.kernels.population_fit import Starts, make_starts
 from pipeline.kernels.variable_projection import Problem
@@ -86,16 +86,27 @@ def make_plan(
         (tables[1], crystal, settings.shape_parameters),
     ):
         table[:] = smear(lambda at, c=card, p=parameters: c.amplitudes(at, nodes, p)[0], q, dq)
+    held = np.all(lower == upper, axis=1)
+    held_curves = np.zeros((2, q.size))
+    weights, out = np.empty((3, nodes.size)), np.empty((3, q.size))
+    kinds = np.array([GAUSSIAN, CODES[settings.distribution]])
+    q_max = float(q[-1]) if q.size else 0.0
+    for p in np.flatnonzero(held):
+        mean, relative = lower[p]
+        fill_average(kinds[p], nodes, steps, q_max, tables[p], mean, relative, weights, out)
+        held_curves[p] = out[0]
     problem = Problem(
-        kinds=np.array([GAUSSIAN, CODES[settings.distribution]]),
+        kinds=kinds,
         nodes=nodes,
         steps=steps,
-        q_max=float(q[-1]) if q.size else 0.0,
+        q_max=q_max,
         tables=tables,
         fixed=np.array(list(fixed.values())).reshape(len(fixed), q.size),
         non_negative=np.array([name != "flat" for name in fixed] + [True, True]),
         lower=lower,
         upper=upper,
+        held=held,
+        held_curves=held_curves,
         prior_nm=prior,
         prior_weight=weight,
     )

@@ -12,7 +12,7 @@ from numba import njit
 from pipeline.kernels.amplitudes import solve_amplitudes
 from pipeline.kernels.averages import fill_average
 from pipeline.kernels.linear import dot
-from pipeline.kernels.variable_projection import Problem, fill_fixed, refine
+from pipeline.kernels.variable_projection import Problem, fill_curve, fill_fixed, refine
 from pipeline.kernels.weights import counting_gain, counting_weight, running_mean
 
 REWEIGHTED = 2
@@ -97,10 +97,7 @@ def fill_model(problem, amplitudes, at, out):
     curve = np.empty((3, out.size))
     for p in range(at.shape[0]):
         if amplitudes[fixed + p] != 0.0:
-            fill_average(
-                problem.kinds[p], problem.nodes, problem.steps, problem.q_max, problem.tables[p],
-                at[p, 0], at[p, 1], weights, curve,
-            )  # fmt: skip
+            fill_curve(problem, p, at[p], weights, curve)
             for k in range(out.size):
                 out[k] += amplitudes[fixed + p] * curve[0, k]
 
@@ -115,10 +112,7 @@ def search(problem, starts, intensity_w, weight, fixed_w, chi2):
     fill_fixed(intensity_w, fixed_w, gram, moment)
     total = dot(intensity_w, intensity_w)
     weights, curve = np.empty((3, problem.nodes.size)), np.empty((3, weight.size))
-    fill_average(
-        problem.kinds[0], problem.nodes, problem.steps, problem.q_max, problem.tables[0],
-        starts.agglomerates[0], starts.agglomerates[1], weights, curve,
-    )  # fmt: skip
+    fill_curve(problem, 0, starts.agglomerates, weights, curve)
     small_w, free_w = curve[0], curve[1]
     for k in range(weight.size):
         small_w[k] *= weight[k]
@@ -185,6 +179,22 @@ def _search_models(problem, starts, asked, intensity_w, weight, fixed_w, fits):
                 problem, starts, intensity_w, weight, fixed_w, model, maps[model - 2],
                 fits.at[model], fits.amplitudes[model],
             )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def fit_alone(problem, starts, intensity, weight, cold, at, amplitudes):
+    """The fullest model at given weights: from a search if ``cold``, else from ``at``.
+
+    Returns chi-square; ``at`` (2, 2) and ``amplitudes`` (m + 2,) are overwritten.
+    """
+    intensity_w, fixed_w = intensity * weight, problem.fixed * weight
+    if not cold:
+        return refine(problem, intensity_w, weight, fixed_w, 0, at, amplitudes)[0]
+    maps = np.empty((2, starts.diameters_nm.size, starts.relative_sigmas.size))
+    search(problem, starts, intensity_w, weight, fixed_w, maps)
+    return _refine_best(
+        problem, starts, intensity_w, weight, fixed_w, BOTH, maps[1], at, amplitudes
+    )
 
 
 @njit(cache=True, nogil=True)

@@ -52,6 +52,10 @@ class Problem(NamedTuple):
     """Least mean in nm and s/D of each population (p, 2)."""
     upper: np.ndarray
     """Greatest (p, 2); equal to ``lower``: held."""
+    held: np.ndarray
+    """Whether mean and s/D are both held (p,)."""
+    held_curves: np.ndarray
+    """<F^2> of populations that are held (p, n), nm^6."""
     prior_nm: np.ndarray
     """Expected mean and standard deviation of the sizes, nm (p, 2)."""
     prior_weight: np.ndarray
@@ -76,28 +80,42 @@ def fill_fixed(intensity_w, fixed_w, gram, moment):
 
 
 @njit(cache=True, nogil=True)
+def fill_curve(problem, p, at, weights, out):
+    """<F^2> of population ``p`` at ``at`` and its derivatives (3, n); how many rows were filled.
+
+    A population that is held has one curve and no derivatives.
+    """
+    if problem.held[p]:
+        out[0] = problem.held_curves[p]
+        return 1
+    fill_average(
+        problem.kinds[p], problem.nodes, problem.steps, problem.q_max, problem.tables[p],
+        at[0], at[1], weights, out,
+    )  # fmt: skip
+    return 3
+
+
+@njit(cache=True, nogil=True)
 def fill_population(problem, p, at, intensity_w, weight, fixed_w, rows, weights, gram, moment):
     """Whitened curve and derivatives of population ``p`` at ``at``, and their products.
 
     ``rows`` is (p, 3, n): value, by the mean at constant s/D, by s/D. Products of the value stand
-    at m + p, those of the derivatives at m + P + 2 p and the next, P populations in all.
+    at m + p, those of the derivatives at m + P + 2 p and the next, P populations in all; rows of
+    derivatives of a population that is held stay as they are (zero).
     """
     fixed, many = fixed_w.shape[0], rows.shape[0]
     own = rows[p]
-    fill_average(
-        problem.kinds[p], problem.nodes, problem.steps, problem.q_max, problem.tables[p],
-        at[0], at[1], weights, own,
-    )  # fmt: skip
-    for r in range(3):
+    used = fill_curve(problem, p, at, weights, own)
+    for r in range(used):
         for k in range(weight.size):
             own[r, k] *= weight[k]
-    for r in range(3):
+    for r in range(used):
         here = fixed + p if r == 0 else fixed + many + 2 * p + r - 1
         moment[here] = dot(own[r], intensity_w)
         for j in range(fixed):
             gram[here, j] = gram[j, here] = dot(own[r], fixed_w[j])
         for other in range(many):
-            for s in range(3):
+            for s in range(1 if problem.held[other] else 3):
                 there = fixed + other if s == 0 else fixed + many + 2 * other + s - 1
                 if other != p or s <= r:
                     gram[here, there] = gram[there, here] = dot(own[r], rows[other, s])
@@ -122,7 +140,7 @@ def reduced_system(problem, gram, moment, amplitudes, at, normal, gradient):
     gradient[:] = 0.0
     for a in range(2 * many):
         factor = amplitudes[size - many + a // 2]
-        if factor == 0.0:
+        if factor == 0.0 or problem.held[a // 2]:
             continue
         row = size + a
         value = moment[row]
@@ -134,14 +152,14 @@ def reduced_system(problem, gram, moment, amplitudes, at, normal, gradient):
     for a in range(2 * many):
         for b in range(2 * many):
             factor = amplitudes[size - many + a // 2] * amplitudes[size - many + b // 2]
-            if factor == 0.0:
+            if factor == 0.0 or problem.held[a // 2] or problem.held[b // 2]:
                 continue
             value = gram[size + a, size + b]
             for j in range(count):
                 value -= gram[size + a, members[j]] * projected[b, j]
             normal[a, b] = value * factor
     for p in range(many):
-        if amplitudes[size - many + p] != 0.0:
+        if amplitudes[size - many + p] != 0.0 and not problem.held[p]:
             _add_prior(problem, p, at[p], normal, gradient)
     return True
 
