@@ -29,6 +29,8 @@ SHOWN_ALERTS = 8
 NAMES = {"saxs": "SAXS", "waxs": "WAXS"}
 FITS = {"saxs": "saxs/populations", "absorbance": "absorbance/exciton"}
 REACTION = "reaction/growth"
+DOUBT = "note"
+"""Label of what a fit says against itself."""
 SHOWN = {
     "saxs/populations": (
         ("diameter", "nc_diameter_nm", "nm", 2),
@@ -71,16 +73,52 @@ PHASES = {
 def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) -> str:
     """A value with its standard error and unit; a dash where there is none.
 
-    Where there is an error, it has two significant figures and the value as many decimals.
+    Where there is an error, it has two significant figures and the value as many decimals. Where
+    the row says that its intervals are no multiples of it, the interval stands in its place; where
+    the fit does not describe the data, that is said instead.
     """
-    value = math.nan if row is None else row.get(name, math.nan)
-    if value is None or math.isnan(value):
+    value = _number(row, name)
+    if row is None or math.isnan(value):
         return "-"
-    error = row.get(f"{name}_err") if row else None
-    if error is None or not error > 0:
+    if row.get("describes") is False and f"{name}_err" in row:
+        return f"{value:.{digits}f} {unit}".rstrip() + " (not described)"
+    low, high = _number(row, f"{name}_lo"), _number(row, f"{name}_hi")
+    if row.get("interval") == "posterior" and high > low:
+        digits = _decimals(0.5 * (high - low), 1)
+        return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) {unit}".rstrip()
+    error = _number(row, f"{name}_err")
+    if not error > 0:
         return f"{value:.{digits}f} {unit}".rstrip()
-    digits = min(max(1 - math.floor(math.log10(error)), 0), 5)
-    return f"{value:.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
+    digits = _decimals(error, 2)
+    text = f"{value:.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
+    systematic = _number(row, f"{name}_systematic")
+    if not systematic > error:
+        return text
+    return f"{text} (systematic ± {systematic:.{_decimals(systematic, 2)}f})"
+
+
+def _number(row: dict[str, Any] | None, name: str) -> float:
+    value = None if row is None else row.get(name)
+    return math.nan if value is None else float(value)
+
+
+def _decimals(error: float, figures: int) -> int:
+    """Decimals that show so many significant figures of an error, 5 at most."""
+    return min(max(figures - 1 - math.floor(math.log10(error)), 0), 5)
+
+
+def doubts(row: dict[str, Any] | None) -> str:
+    """Why a fit's numbers are not to be relied on, or are missing; empty where nothing is said."""
+    if row is None:
+        return ""
+    said = []
+    if row.get("describes") is False:
+        misfit = _number(row, "misfit_relative")
+        share = "" if math.isnan(misfit) else f" (misfit {100 * misfit:.2g} %)"
+        said.append(f"fit does not describe the curve{share}")
+    if row.get("size_flag"):
+        said.append(f"no optical size: {row['size_flag']}")
+    return "; ".join(said)
 
 
 def _shown_table(stream: str, config: RunConfig) -> str:
@@ -200,6 +238,8 @@ class Screen:
             name = NAMES.get(stream, stream)
             row = self._rows.get(node)
             values.append((f"time ({name})", measured(row, "time_s", "s", 1)))
+            if said := doubts(row):
+                values.append((f"{DOUBT} ({name})", said))
             values += [
                 (label, measured(row, column, unit, digits))
                 for label, column, unit, digits in SHOWN.get(node, ())
@@ -229,7 +269,8 @@ class Screen:
             table.add_column(justify="right", style="dim")
             table.add_column()
             for name, value in self._values():
-                table.add_row(name, Text(value, style="bold" if name == "phase" else ""))
+                style = "yellow" if name.startswith(DOUBT) else ""
+                table.add_row(name, Text(value, style="bold" if name == "phase" else style))
             table.add_row("health", self._age())
             shown = list(self._alerts)[-SHOWN_ALERTS:]
             alerts = Text("\n".join(map(alert_line, shown)) or "none yet")
