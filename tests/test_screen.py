@@ -12,7 +12,8 @@ from rich.console import Console
 
 from benchmarks.sequences import FLAT_PER_CM, Q_PER_NM, counted
 from detectors.sample import Synthesis
-from pipeline.cli.screen import Screen, doubts, measured
+from pipeline.cli.screen import Screen
+from pipeline.cli.shown import doubts, measured
 from pipeline.config import RunConfig
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample

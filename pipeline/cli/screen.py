@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from pipeline.access import AlertFollower, RowsFollower, TiledHttp, UnreachableError
 from pipeline.cli.queries import alert_line, example_curl
+from pipeline.cli.shown import REACTION, SHOWN, doubts, measured
 from pipeline.config import RunConfig
 
 if TYPE_CHECKING:
@@ -28,33 +28,8 @@ SHOWN_ALERTS = 8
 
 NAMES = {"saxs": "SAXS", "waxs": "WAXS"}
 FITS = {"saxs": "saxs/populations", "absorbance": "absorbance/exciton"}
-REACTION = "reaction/growth"
 DOUBT = "note"
 """Label of what a fit says against itself."""
-SHOWN = {
-    "saxs/populations": (
-        ("diameter", "nc_diameter_nm", "nm", 2),
-        ("sigma", "nc_sigma_nm", "nm", 2),
-        ("concentration", "nc_concentration_um", "µM", 2),
-        ("agglomerates", "agglomerate_concentration_um", "µM", 1),
-        ("yield", "yield_fraction", "", 3),
-        ("reduced chi²", "reduced_chi2", "", 2),
-    ),
-    "absorbance/exciton": (
-        ("exciton", "exciton_ev", "eV", 3),
-        ("fwhm", "fwhm_mev", "meV", 0),
-        ("optical size", "diameter_nm", "nm", 2),
-    ),
-    REACTION: (
-        ("growth", "growth_rate_nm_per_s", "nm/s", 3),
-        ("dσ/dt", "focusing_rate_nm_per_s", "nm/s", 3),
-        ("net nucleation", "nucleation_rate_um_per_s", "µM/s", 3),
-        ("optical growth", "optical_growth_rate_nm_per_s", "nm/s", 3),
-        ("SAXS less optical size", "agreement_window_z", "standard errors", 1),
-        ("unaccounted for", "unaccounted_mm", "mM", 2),
-    ),
-}
-"""By table: label, column, unit and decimals of what is shown of its newest row."""
 
 # Where a phase's alert says that the sample now is.
 PHASES = {
@@ -68,57 +43,6 @@ PHASES = {
     "superlattice_3d": "ordered in three dimensions",
     "order_lost": "order lost",
 }
-
-
-def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) -> str:
-    """A value with its standard error and unit; a dash where there is none.
-
-    Where there is an error, it has two significant figures and the value as many decimals. Where
-    the row says that its intervals are no multiples of it, the interval stands in its place; where
-    the fit does not describe the data, that is said instead.
-    """
-    value = _number(row, name)
-    if row is None or math.isnan(value):
-        return "-"
-    if row.get("describes") is False and f"{name}_err" in row:
-        return f"{value:.{digits}f} {unit}".rstrip() + " (not described)"
-    low, high = _number(row, f"{name}_lo"), _number(row, f"{name}_hi")
-    if row.get("interval") == "posterior" and high > low:
-        digits = _decimals(0.5 * (high - low), 1)
-        return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) {unit}".rstrip()
-    error = _number(row, f"{name}_err")
-    if not error > 0:
-        return f"{value:.{digits}f} {unit}".rstrip()
-    digits = _decimals(error, 2)
-    text = f"{value:.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
-    systematic = _number(row, f"{name}_systematic")
-    if not systematic > error:
-        return text
-    return f"{text} (systematic ± {systematic:.{_decimals(systematic, 2)}f})"
-
-
-def _number(row: dict[str, Any] | None, name: str) -> float:
-    value = None if row is None else row.get(name)
-    return math.nan if value is None else float(value)
-
-
-def _decimals(error: float, figures: int) -> int:
-    """Decimals that show so many significant figures of an error, 5 at most."""
-    return min(max(figures - 1 - math.floor(math.log10(error)), 0), 5)
-
-
-def doubts(row: dict[str, Any] | None) -> str:
-    """Why a fit's numbers are not to be relied on, or are missing; empty where nothing is said."""
-    if row is None:
-        return ""
-    said = []
-    if row.get("describes") is False:
-        misfit = _number(row, "misfit_relative")
-        share = "" if math.isnan(misfit) else f" (misfit {100 * misfit:.2g} %)"
-        said.append(f"fit does not describe the curve{share}")
-    if row.get("size_flag"):
-        said.append(f"no optical size: {row['size_flag']}")
-    return "; ".join(said)
 
 
 def _shown_table(stream: str, config: RunConfig) -> str:
