@@ -100,6 +100,18 @@ def test_configs_that_come_along_are_good(command: Command) -> None:
         assert "good" in done.out
 
 
+def test_several_configs_are_checked_at_once(command: Command, config: Path) -> None:
+    wrong = config.with_name("wrong.yaml")
+    wrong.write_text("saxs: {fit: {shape: cubus}}\n")
+    gone = config.with_name("gone.yaml")
+    done = command("config", "check", wrong, config, gone)
+    assert done.code == 1
+    assert f"{config}: good" in done.out
+    first, second = done.err.splitlines()
+    assert f"{wrong}: saxs.fit.shape: shape 'cubus' is not known; known are " in first
+    assert str(gone) in second
+
+
 def test_files_that_a_config_names_are_tried(command: Command, tmp_path: Path) -> None:
     geometry = Geometry(1.9, 1e-3, 1e-3, 0.1, 1e-4, 1e-4, shape=(20, 30))
     (tmp_path / "a.poni").write_text(geometry.to_poni())

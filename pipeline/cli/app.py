@@ -183,12 +183,12 @@ def wiring(
 
 @config_app.command("check", epilog="Example: `nucleate config check configs/cs_dopa.yaml`")
 def config_check(
-    file: Annotated[Path, typer.Argument(help="YAML file.")],
+    files: Annotated[list[Path], typer.Argument(help="YAML files.")],
     data_dir: DataDir = DEFAULT_DATA_DIR,
     tiled: TiledUrl = None,
 ) -> None:
-    """Check a config file: every mistake with its line, and what was probably meant."""
-    commands.config_check(file)
+    """Check config files: every mistake with its line, and what was probably meant."""
+    commands.config_check(files)
 
 
 @config_app.command("schema", epilog="Example: `nucleate config schema > schema.json`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.cli.config_files import require
 from pipeline.cli.screen import Screen
 from pipeline.cli.session import Session, SessionError, free_port, running_server
 from pipeline.cli.supervisor import Supervisor
-from pipeline.config.loader import load_config
+from pipeline.config.loader import ConfigError, load_config
 from pipeline.stopping import stop_on_signals
 
 out = Console()
@@ -226,15 +227,23 @@ def wiring(
         to.write_text(text + "\n", encoding="utf-8")
 
 
-def config_check(file: Path) -> None:
-    """Say whether a config is good and the files that it names can be used."""
-    config = load_config(file)
-    require(file, config)
-    streams = configs.streams_of(config)
-    listed = ", ".join(streams) or "no detectors"
-    out.print(f"{file}: good ({config.name}; {listed})", markup=False, soft_wrap=True)
-    for note in configs.unanswered(config, streams):
-        out.print(f"note: {note}", markup=False, soft_wrap=True)
+def config_check(files: Sequence[Path]) -> None:
+    """Say whether configs are good and the files that they name can be used."""
+    problems: list[str] = []
+    for file in files:
+        try:
+            config = load_config(file)
+            require(file, config)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        streams = configs.streams_of(config)
+        listed = ", ".join(streams) or "no detectors"
+        out.print(f"{file}: good ({config.name}; {listed})", markup=False, soft_wrap=True)
+        for note in configs.unanswered(config, streams):
+            out.print(f"note: {note}", markup=False, soft_wrap=True)
+    if problems:
+        raise ConfigError(problems)
 
 
 def config_schema() -> None:

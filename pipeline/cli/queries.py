@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline.access import TiledAddress, TiledHttp
 from pipeline.cli.session import SessionError
+from pipeline.cli.shown import REACTION, SHOWN, doubts, measured
 
 RAW = "raw"
 
@@ -79,7 +80,7 @@ def print_status(http: TiledHttp, run: str | None, console: Console) -> None:
             stream, *(str(counts.get(n, 0)) for n in ("published", "stored", "lost", "rejected"))
         )
     console.print(table)
-    for node in ("saxs/populations", "waxs/frames", "absorbance/exciton"):
+    for node in ("saxs/populations", "waxs/frames", "absorbance/exciton", REACTION):
         _print_newest(http, f"{run}/{node}", node, console)
     print_alerts(http, run, console, json_lines=False)
 
@@ -89,8 +90,9 @@ def _print_newest(http: TiledHttp, path: str, node: str, console: Console) -> No
     if rows is None or not rows.num_rows:
         return
     newest = rows.slice(rows.num_rows - 1).to_pylist()[0]
-    shown = {k: v for k, v in newest.items() if not k.endswith("_err") and v == v}
-    text = ", ".join(
-        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()
-    )
-    console.print(f"{node}: {text}", markup=False, highlight=False, soft_wrap=True)
+    values = [f"frame {newest['frame']}", measured(newest, "time_s", "s", 1)]
+    shown = [(label, measured(newest, *column)) for label, *column in SHOWN.get(node, ())]
+    values += [f"{label} {value}" for label, value in shown if value != "-"]
+    if said := doubts(newest):
+        values.append(said)
+    console.print(f"{node}: {', '.join(values)}", markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from pipeline.access import AlertFollower, RowsFollower, TiledHttp, UnreachableError
 from pipeline.cli.queries import alert_line, example_curl
+from pipeline.cli.shown import REACTION, SHOWN, doubts, measured
 from pipeline.config import RunConfig
 
 if TYPE_CHECKING:
@@ -28,31 +28,8 @@ SHOWN_ALERTS = 8
 
 NAMES = {"saxs": "SAXS", "waxs": "WAXS"}
 FITS = {"saxs": "saxs/populations", "absorbance": "absorbance/exciton"}
-REACTION = "reaction/growth"
-SHOWN = {
-    "saxs/populations": (
-        ("diameter", "nc_diameter_nm", "nm", 2),
-        ("sigma", "nc_sigma_nm", "nm", 2),
-        ("concentration", "nc_concentration_um", "µM", 2),
-        ("agglomerates", "agglomerate_concentration_um", "µM", 1),
-        ("yield", "yield_fraction", "", 3),
-        ("reduced chi²", "reduced_chi2", "", 2),
-    ),
-    "absorbance/exciton": (
-        ("exciton", "exciton_ev", "eV", 3),
-        ("fwhm", "fwhm_mev", "meV", 0),
-        ("optical size", "diameter_nm", "nm", 2),
-    ),
-    REACTION: (
-        ("growth", "growth_rate_nm_per_s", "nm/s", 3),
-        ("dσ/dt", "focusing_rate_nm_per_s", "nm/s", 3),
-        ("net nucleation", "nucleation_rate_um_per_s", "µM/s", 3),
-        ("optical growth", "optical_growth_rate_nm_per_s", "nm/s", 3),
-        ("SAXS less optical size", "agreement_window_z", "standard errors", 1),
-        ("unaccounted for", "unaccounted_mm", "mM", 2),
-    ),
-}
-"""By table: label, column, unit and decimals of what is shown of its newest row."""
+DOUBT = "note"
+"""Label of what a fit says against itself."""
 
 # Where a phase's alert says that the sample now is.
 PHASES = {
@@ -66,21 +43,6 @@ PHASES = {
     "superlattice_3d": "ordered in three dimensions",
     "order_lost": "order lost",
 }
-
-
-def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) -> str:
-    """A value with its standard error and unit; a dash where there is none.
-
-    Where there is an error, it has two significant figures and the value as many decimals.
-    """
-    value = math.nan if row is None else row.get(name, math.nan)
-    if value is None or math.isnan(value):
-        return "-"
-    error = row.get(f"{name}_err") if row else None
-    if error is None or not error > 0:
-        return f"{value:.{digits}f} {unit}".rstrip()
-    digits = min(max(1 - math.floor(math.log10(error)), 0), 5)
-    return f"{value:.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
 
 
 def _shown_table(stream: str, config: RunConfig) -> str:
@@ -200,6 +162,8 @@ class Screen:
             name = NAMES.get(stream, stream)
             row = self._rows.get(node)
             values.append((f"time ({name})", measured(row, "time_s", "s", 1)))
+            if said := doubts(row):
+                values.append((f"{DOUBT} ({name})", said))
             values += [
                 (label, measured(row, column, unit, digits))
                 for label, column, unit, digits in SHOWN.get(node, ())
@@ -229,7 +193,8 @@ class Screen:
             table.add_column(justify="right", style="dim")
             table.add_column()
             for name, value in self._values():
-                table.add_row(name, Text(value, style="bold" if name == "phase" else ""))
+                style = "yellow" if name.startswith(DOUBT) else ""
+                table.add_row(name, Text(value, style="bold" if name == "phase" else style))
             table.add_row("health", self._age())
             shown = list(self._alerts)[-SHOWN_ALERTS:]
             alerts = Text("\n".join(map(alert_line, shown)) or "none yet")

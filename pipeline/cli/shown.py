@@ -1,0 +1,83 @@
+"""What is shown of a table's row to a person: each number with what is known of its error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+REACTION = "reaction/growth"
+SHOWN = {
+    "saxs/populations": (
+        ("diameter", "nc_diameter_nm", "nm", 2),
+        ("sigma", "nc_sigma_nm", "nm", 2),
+        ("concentration", "nc_concentration_um", "µM", 2),
+        ("agglomerates", "agglomerate_concentration_um", "µM", 1),
+        ("yield", "yield_fraction", "", 3),
+        ("reduced chi²", "reduced_chi2", "", 2),
+    ),
+    "absorbance/exciton": (
+        ("exciton", "exciton_ev", "eV", 3),
+        ("fwhm", "fwhm_mev", "meV", 0),
+        ("optical size", "diameter_nm", "nm", 2),
+    ),
+    REACTION: (
+        ("growth", "growth_rate_nm_per_s", "nm/s", 3),
+        ("dσ/dt", "focusing_rate_nm_per_s", "nm/s", 3),
+        ("net nucleation", "nucleation_rate_um_per_s", "µM/s", 3),
+        ("optical growth", "optical_growth_rate_nm_per_s", "nm/s", 3),
+        ("SAXS less optical size", "agreement_window_z", "standard errors", 1),
+        ("unaccounted for", "unaccounted_mm", "mM", 2),
+    ),
+}
+"""By table: label, column, unit and decimals of what is shown of its newest row."""
+
+
+def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) -> str:
+    """A value with its standard error and unit; a dash where there is none.
+
+    Where there is an error, it has two significant figures and the value as many decimals. Where
+    the row says that its intervals are no multiples of it, the interval stands in its place; where
+    the fit does not describe the data, that is said instead.
+    """
+    value = _number(row, name)
+    if row is None or math.isnan(value):
+        return "-"
+    if row.get("describes") is False and f"{name}_err" in row:
+        return f"{value:.{digits}f} {unit}".rstrip() + " (not described)"
+    low, high = _number(row, f"{name}_lo"), _number(row, f"{name}_hi")
+    if row.get("interval") == "posterior" and high > low:
+        digits = _decimals(0.5 * (high - low), 1)
+        return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) {unit}".rstrip()
+    error = _number(row, f"{name}_err")
+    if not error > 0:
+        return f"{value:.{digits}f} {unit}".rstrip()
+    digits = _decimals(error, 2)
+    text = f"{value:.{digits}f} ± {error:.{digits}f} {unit}".rstrip()
+    systematic = _number(row, f"{name}_systematic")
+    if not systematic > error:
+        return text
+    return f"{text} (systematic ± {systematic:.{_decimals(systematic, 2)}f})"
+
+
+def _number(row: dict[str, Any] | None, name: str) -> float:
+    value = None if row is None else row.get(name)
+    return math.nan if value is None else float(value)
+
+
+def _decimals(error: float, figures: int) -> int:
+    """Decimals that show so many significant figures of an error, 5 at most."""
+    return min(max(figures - 1 - math.floor(math.log10(error)), 0), 5)
+
+
+def doubts(row: dict[str, Any] | None) -> str:
+    """Why a fit's numbers are not to be relied on, or are missing; empty where nothing is said."""
+    if row is None:
+        return ""
+    said = []
+    if row.get("describes") is False:
+        misfit = _number(row, "misfit_relative")
+        share = "" if math.isnan(misfit) else f" (misfit {100 * misfit:.2g} %)"
+        said.append(f"fit does not describe the curve{share}")
+    if row.get("size_flag"):
+        said.append(f"no optical size: {row['size_flag']}")
+    return "; ".join(said)
