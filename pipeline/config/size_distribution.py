@@ -33,6 +33,14 @@ class SizeInversion(Section):
     reduced chi-square, if that is above 1) by more than this squared, plus the number of
     parameters that the data settle."""
 
+    describes_probability: float = Field(default=1e-3, gt=0, lt=0.5)
+    """As of the fit of populations: what order of the residuals says that spheres of no sizes
+    describe the curve."""
+    tolerated_misfit: float = Field(default=0.0175, ge=0, lt=1)
+    """Likewise, the misfit that is let pass."""
+    residual_stride: int = Field(default=2, ge=1, le=10)
+    """Likewise, one residual in so many is tested."""
+
     @model_validator(mode="after")
     def _diameters_ascend(self) -> Self:
         lowest, highest = self.diameter_range_nm

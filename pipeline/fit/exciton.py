@@ -34,7 +34,7 @@ ENERGY_BY_MODEL, FWHM_BY_MODEL = 0.005, 0.01
 
 @dataclass(frozen=True, slots=True)
 class Binned:
-    """A spectrum made ready: ascending and binned; ``known`` if its errors came with it."""
+    """A spectrum made ready: ascending and binned; ``known`` if errors are not its own scatter."""
 
     energy: np.ndarray
     absorbance: np.ndarray
@@ -224,7 +224,7 @@ class FitExciton:
         binned = kernel.bin_spectrum(
             np.ascontiguousarray(energy), absorbance, np.ascontiguousarray(sigma), width
         )
-        return Binned(*binned, known, energy, width)
+        return Binned(*binned, known and not message.sigma_estimated, energy, width)
 
     def _lowest_peak(self, spectrum: Binned) -> PeakFit:
         found, p, amplitudes, covariance, scale, _ = lowest_peak(

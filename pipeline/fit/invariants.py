@@ -78,7 +78,7 @@ class FitInvariants:
                 settings.guinier_q_rg_max,
                 settings.porod_q_rg_min,
             )
-        return (self._row(message, free, estimated),)
+        return (self._row(message, free, bool(estimated or message.sigma_estimated)),)
 
     def _row(self, curve: Curve, free: ModelFree, estimated: bool) -> Invariants:
         porod_valid = free.porod > POROD_SIGMA * free.porod_err
@@ -115,7 +115,7 @@ class FitInvariants:
             surface_diameter_nm_err=6.0 * surface_err / surface**2,
             volume_diameter_nm=diameter,
             volume_diameter_nm_err=diameter_err,
-            sigma_estimated=int(estimated),
+            sigma_estimated=estimated,
         )
 
     def _volume_fraction(self, curve: Curve, free: ModelFree) -> tuple[float, float]:

@@ -65,7 +65,10 @@ class RowMaker:
         size = len(plan.names)
         scale = max(chosen.reduced_chi2, 1.0)
         described = describes(
-            chosen.verdict, settings.describes_probability, settings.tolerated_misfit
+            chosen.verdict,
+            settings.describes_probability,
+            settings.tolerated_misfit,
+            not points.estimated,
         )
         covariance = np.empty((len(names), len(names)))
         fill_covariance(problem, chosen.amplitudes, chosen.at, chosen.weight, covariance)

@@ -174,7 +174,7 @@ class FitPopulations:
             )
         intensity[~good] = 0.0
         sigma[~good] = np.inf
-        return Points(intensity, sigma, estimated)
+        return Points(intensity, sigma, estimated or curve.sigma_estimated)
 
     def _fit(self, frame: int, plan: Plan, points: Points) -> Fits:
         """Fit every model with the same weights, those of the fullest one."""

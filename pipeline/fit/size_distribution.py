@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from pipeline.kernels.inversion import (
 from pipeline.kernels.inversion_errors import covariance, effective_parameters, unseen
 from pipeline.kernels.noise import FEWEST_VALUES, local_scatter
 from pipeline.kernels.order import noise_level
+from pipeline.kernels.residual_tests import describes, residual_verdict
 from pipeline.kernels.size_kernel import (
     background_columns,
     bin_edges_nm,
@@ -62,10 +63,6 @@ share 68 %  95 %  1
 ALPHA_STEPS = (LN10, 0.5 * LN10, 0.0)
 """Steps in ln alpha of the climb of each pass. In all but the first, sigma is taken from the model
 and the reduced chi-square of the pass before; in the last, alpha stays."""
-RESIDUAL_NOISE = 1.3
-"""Largest noise at which the model describes the curve, both of sums of neighbouring residuals
-(a misfit everywhere) and by the root of the reduced chi-square (a large one somewhere). None of
-1200 simulated frames exceeds 1.25."""
 ABSURD = 1e100
 """Of an intensity or its error: its square would be lost to double precision."""
 UNSEEN_RELATIVE_SIGMA = 0.1
@@ -103,6 +100,7 @@ class _Fit:
     covariance: np.ndarray
     parameters: float
     residual_w: np.ndarray
+    model_w: np.ndarray
     reduced: float
     fall: float
     """How much chi-square, in units of ``noise`` squared, falls by having particles."""
@@ -170,7 +168,22 @@ class InvertSizes:
         fit = self._fit(plan, data)
         present = fit.fall > self.settings.presence_sigma**2 + fit.parameters
         limit = self._unseen(fit, present)
+        verdict = residual_verdict(
+            fit.residual_w, fit.model_w, round(fit.parameters), self.settings.residual_stride
+        )
+        described = bool(
+            describes(
+                verdict,
+                self.settings.describes_probability,
+                self.settings.tolerated_misfit,
+                not data.estimated,
+            )
+        )
+        if not described:
+            # Errors are those of a model that is true.
+            fit = replace(fit, covariance=np.full_like(fit.covariance, math.nan))
         moments = self._moments(message, plan, data, fit, present, limit)
+        moments = replace(moments, describes=described, misfit_relative=verdict.misfit_relative)
         return self._distribution(message, fit, present, limit), moments
 
     def _plan_for(self, curve: Curve) -> _Plan:
@@ -205,6 +218,7 @@ class InvertSizes:
         sigma = np.array(curve.sigma[plan.window], dtype=float)
         there = np.abs(intensity) < ABSURD
         absent = not np.any(np.isfinite(sigma))
+        told = curve.sigma_estimated
         estimated = absent and int(np.count_nonzero(there)) >= FEWEST_VALUES
         if estimated:
             sigma = local_scatter(intensity)
@@ -218,12 +232,12 @@ class InvertSizes:
             )
         intensity[~good] = 0.0
         sigma[~good] = np.inf
-        if self._counted(estimated) and not np.any(intensity > 0.0):
+        if self._counted(estimated or told) and not np.any(intensity > 0.0):
             raise BadFrameError(
                 f"saxs frame {curve.frame}: no intensity above 0, so nothing says what a count is "
                 "worth: for curves with a background subtracted set weights: measured"
             )
-        return _Data(intensity, sigma, estimated)
+        return _Data(intensity, sigma, estimated or told)
 
     def _counted(self, estimated: bool) -> bool:
         """Whether sigma is that of counting, so that the model can give it."""
@@ -278,7 +292,8 @@ class InvertSizes:
         parameters = effective_parameters(spread, ERROR_ALPHA * alpha, bins, held)
         model = np.empty(data.intensity.size)
         model_of(plan.columns, amplitudes, model)
-        residual_w = ((data.intensity - model) * weight)[weight > 0]
+        used = weight > 0
+        residual_w = ((data.intensity - model) * weight)[used]
         chi2 = float(np.sum(residual_w**2))
         without = square - solve_amplitudes(
             np.ascontiguousarray(gram[bins:, bins:]), np.ascontiguousarray(moment[bins:]),
@@ -293,6 +308,7 @@ class InvertSizes:
             covariance=spread,
             parameters=parameters,
             residual_w=residual_w,
+            model_w=(model * weight)[used],
             reduced=chi2 / max(residual_w.size - parameters, 1.0),
             fall=without - chi2 / noise,
         )
@@ -382,7 +398,8 @@ class InvertSizes:
             parameters=fit.parameters,
             log10_alpha=(fit.log_alpha + self._per_bins) / LN10,
             present=present,
-            describes=max(noise, math.sqrt(fit.reduced)) <= RESIDUAL_NOISE,
+            misfit_relative=math.nan,
+            describes=False,
             sigma_estimated=data.estimated,
         )
 

@@ -1,6 +1,7 @@
 """Linear algebra in a fixed order of operations, so that a replay agrees to the last bit."""
 
 import math
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -13,8 +14,7 @@ LANES = 8
 once. Where it takes fewer, the compiler splits them and the order stays."""
 
 
-@intrinsic
-def _lanes_dot(typing_context, a, b, count):
+def _generate_dot(typing_context, a, b, count):
     """Sum of ``a[i] b[i]`` for i < ``count``, a multiple of ``2 LANES``; lanes in a fixed order."""
     if not all(
         isinstance(kind, types.Array) and kind.dtype == types.float64 and kind.layout == "C"
@@ -56,6 +56,9 @@ def _lanes_dot(typing_context, a, b, count):
         return parts[0]
 
     return signature, generate
+
+
+_lanes_dot: Any = intrinsic(_generate_dot)
 
 
 @njit(cache=True, nogil=True)

@@ -23,7 +23,7 @@ class Invariants(RowResult):
     particles in dilution; ``surface_diameter_nm`` = 6 Q/(pi K), <D^3>/<D^2> of spheres;
     ``volume_diameter_nm``, of the sphere with the volume 2 pi^2 I(0)/Q, which is <V^2>/<V>.
 
-    ``sigma_estimated`` is 1 if the curve had no errors and its scatter was taken for them.
+    ``sigma_estimated``: the curve had no errors and its scatter was taken for them.
     """
 
     NODE = "saxs/invariants"
@@ -55,4 +55,4 @@ class Invariants(RowResult):
     surface_diameter_nm_err: float
     volume_diameter_nm: float
     volume_diameter_nm_err: float
-    sigma_estimated: int
+    sigma_estimated: bool

@@ -23,7 +23,8 @@ class Populations(RowResult):
 
     ``describes`` tells whether the model describes the curve: by the order of its residuals
     (``residuals_p``: the probability of so much by chance) and the size of the misfit
-    (``misfit_relative``, of the signal, noise subtracted). Where it does not, sizes and amounts
+    (``misfit_relative``, of the signal, noise subtracted), and where errors are known by
+    chi-square. Where it does not, sizes and amounts
     have no errors and no intervals: nothing is known of them but that they fit best.
 
     ``solute`` is what is in crystals and agglomerates together, as volume and in mM of formula

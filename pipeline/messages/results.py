@@ -69,7 +69,8 @@ class Curve(ArrayResult):
 
     Bins without pixels are NaN in both lines. ``q_resolution_per_nm`` is the standard deviation of
     the q that a bin sees, ``pixels`` how many pixels a bin has (with those that are invalid in this
-    frame only); both are empty for curves that somebody else integrated.
+    frame only); both are empty for curves that somebody else integrated. ``sigma_estimated`` says
+    that the curve came without errors and got them from its own scatter.
     """
 
     NODE = "saxs/curves"
@@ -82,6 +83,7 @@ class Curve(ArrayResult):
     intensity: np.ndarray
     sigma: np.ndarray
     absolute: bool
+    sigma_estimated: bool = False
     q_resolution_per_nm: np.ndarray = field(default_factory=_unknown)
     pixels: np.ndarray = field(default_factory=_unknown)
 
@@ -129,7 +131,10 @@ class WaxsCake(Cake):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Spectrum(ArrayResult):
-    """Absorbance of one frame (decadic) and its one-sigma error against energy in eV."""
+    """Absorbance of one frame (decadic) and its one-sigma error against energy in eV.
+
+    ``sigma_estimated`` says that the errors are from the spectrum's own scatter.
+    """
 
     NODE = "absorbance/spectra"
     AXIS_NODE = "absorbance/energy"
@@ -139,6 +144,7 @@ class Spectrum(ArrayResult):
     energy_ev: np.ndarray
     absorbance: np.ndarray
     sigma: np.ndarray
+    sigma_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

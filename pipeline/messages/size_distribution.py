@@ -56,7 +56,8 @@ class SizeMoments(RowResult):
     10 % relative width, where it hides best. ``reduced_chi2`` is over the points less
     ``parameters``, the number of parameters that the data settle; ``log10_alpha`` the strength of
     the smoothing that they chose. ``describes`` is false where spheres of no sizes whatever leave
-    residuals that are too large or hang together: the densities are then of no particles.
+    residuals that hang together (see `Populations`; ``misfit_relative``
+    says how large the misfit is): the densities are then of no particles, and have no errors.
     ``sigma_estimated`` says that the curve had no errors, so they are from its own scatter.
     """
 
@@ -86,4 +87,5 @@ class SizeMoments(RowResult):
     log10_alpha: float
     present: bool
     describes: bool
+    misfit_relative: float
     sigma_estimated: bool

@@ -156,6 +156,7 @@ class ReduceAbsorbance:
             energy_ev=self._energy_ev,
             absorbance=frozen_array(absorbance),
             sigma=frozen_array(sigma),
+            sigma_estimated=self._stream.kind != "counts",
         )
 
     def _line(self, stream: StreamStart, name: str) -> np.ndarray:

@@ -117,13 +117,14 @@ class ReduceArea:
         if self._stream is None:
             raise RuntimeError(f"{self.name}: reset comes before the first frame")
         if isinstance(message, CurveFrame):
-            intensity, sigma = self._reduce_curve(message)
+            intensity, sigma, estimated = self._reduce_curve(message)
         elif self._frames is None:
             raise BadFrameError(
                 f"{message.stream} frame {message.frame}: expected a curve, got an image"
             )
         else:
             intensity, sigma = self._frames(message)
+            estimated = False
         if self._background is not None:
             intensity, sigma = self._background.subtract(intensity, sigma)
         yield self.curve(
@@ -133,6 +134,7 @@ class ReduceArea:
             intensity=frozen_array(intensity),
             sigma=frozen_array(sigma),
             absolute=self._absolute,
+            sigma_estimated=estimated,
             q_resolution_per_nm=self._q_resolution_per_nm,
             pixels=self._pixels,
         )
@@ -165,7 +167,8 @@ class ReduceArea:
         self._pixels = np.empty(0)
         self._absolute = bool(stream.metadata.get("absolute", False))
 
-    def _reduce_curve(self, frame: CurveFrame) -> tuple[np.ndarray, np.ndarray]:
+    def _reduce_curve(self, frame: CurveFrame) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Intensity, sigma, and whether that had to be estimated at any point."""
         where = f"{frame.stream} frame {frame.frame}"
         if self._frames is not None:
             raise BadFrameError(f"{where}: expected an image, got a curve")
@@ -182,10 +185,11 @@ class ReduceArea:
             raise BadFrameError(f"{where}: expected an intensity, got none that is finite")
         sigma = frame.sigma.astype(np.float64)
         unknown = ~(np.isfinite(sigma) & (sigma > 0.0))
-        if (unknown & np.isfinite(intensity)).any():
+        estimated = bool((unknown & np.isfinite(intensity)).any())
+        if estimated:
             sigma[unknown] = _estimate(intensity, finite, where)[unknown]
         sigma[np.isnan(intensity)] = np.nan
-        return intensity, sigma
+        return intensity, sigma, estimated
 
 
 def _estimate(intensity: np.ndarray, finite: int, where: str) -> np.ndarray:
