@@ -84,10 +84,8 @@ def early():
     return repeated("cs_dopa", EARLY_S, REPEATS, flux_per_s=1e11)
 
 
-# Standard errors reach 0.87 for N in these 100 frames, and 0.92 to 0.94 in 300 others. The goal is
-# 0.93, by sampled intervals (`_lo`, `_hi`): when the fit states those, LEAST_EARLY becomes 0.90
-# (100 frames tell 95 % to 2.2 %).
-LEAST_EARLY = 0.85
+# 95 %, which 100 frames tell to 2.2 %; standard errors alone reach 0.87 for N in these.
+LEAST_EARLY = 0.90
 
 
 @pytest.mark.parametrize("name", QUANTITIES)
