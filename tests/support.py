@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.access import TiledAddress, TiledHttp
 from pipeline.cli.session import free_port, running_server
 
@@ -87,3 +89,13 @@ def alerts_of(http: TiledHttp, run: str) -> list[dict[str, Any]]:
 
 def _when(alert: dict[str, Any]) -> tuple[float, str]:
     return alert["time_s"], alert["kind"]
+
+
+def sasmodels_squared(name: str, q_per_nm: np.ndarray, **parameters: float | str) -> np.ndarray:
+    """<F^2> (n,) of a sasmodels model in nm^6 for contrasts in 1e-6/A^2, which are in it."""
+    from sasmodels.core import load_model
+    from sasmodels.direct_model import call_Fq
+
+    kernel = load_model(name, dtype="double", platform="dll").make_kernel([0.1 * q_per_nm])
+    _, squared, *_ = call_Fq(kernel, parameters)
+    return 0.01 * np.array(squared)

@@ -29,6 +29,8 @@ so one that needs more comes from a start that loses anyway."""
 CONVERGED = 1e-5
 """Fall of chi-square that the next step promises, below which there is none: 0.003 standard errors
 from the minimum at most."""
+MOST_DAMPING = 1e9
+"""Beyond this a step is lost in rounding."""
 
 
 class Problem(NamedTuple):
@@ -182,7 +184,7 @@ def _add_prior(problem, p, at, normal, gradient):
 
 @njit(cache=True, nogil=True)
 def _damped_step(normal, gradient, damping, at, lower, upper, step):
-    """Levenberg-Marquardt step inside a box, and the fall of chi-square that it promises.
+    """Levenberg-Marquardt step inside a box, what fall of chi-square it promises, if it was cut.
 
     Parameters that press on a bound stay there; what is held or without amplitude does not move.
     """
@@ -201,23 +203,26 @@ def _damped_step(normal, gradient, damping, at, lower, upper, step):
         members[count] = a
         count += 1
     if count == 0:
-        return 0.0
+        return 0.0, False
     damped = normal.copy()
     for a in range(size):
         damped[a, a] *= 1.0 + damping
     solution = np.empty(count)
     if not solve_subset(damped, gradient, members, count, solution):
-        return 0.0
+        return 0.0, False
+    cut = False
     for i in range(count):
         p, c = members[i] // 2, members[i] % 2
-        step[p, c] = min(max(at[p, c] + solution[i], lower[p, c]), upper[p, c]) - at[p, c]
+        place = at[p, c] + solution[i]
+        cut |= place < lower[p, c] or place > upper[p, c]
+        step[p, c] = min(max(place, lower[p, c]), upper[p, c]) - at[p, c]
     promised = 0.0
     for a in range(size):
         own = step[a // 2, a % 2]
         promised += 2.0 * own * gradient[a]
         for b in range(size):
             promised -= own * normal[a, b] * step[b // 2, b % 2]
-    return promised
+    return promised, cut
 
 
 @njit(cache=True, nogil=True)
@@ -268,9 +273,15 @@ def refine(problem, intensity_w, weight, fixed_w, banned, at, amplitudes):
     for _ in range(MAX_STEPS):
         if not reduced_system(problem, gram, moment, amplitudes, at, normal, gradient):
             return chi2, False
-        promised = _damped_step(normal, gradient, damping, at, problem.lower, problem.upper, step)
+        promised, cut = _damped_step(
+            normal, gradient, damping, at, problem.lower, problem.upper, step
+        )
         if promised < CONVERGED:
-            return chi2, True
+            if not cut or damping > MOST_DAMPING:
+                return chi2, True
+            # A step of which the box has cut off a part may lead uphill: a shorter one does not.
+            damping = max(damping, 1e-4) * 10.0
+            continue
         trial_gram[:], trial_moment[:] = gram, moment
         for p in range(many):
             trial_at[p, 0], trial_at[p, 1] = at[p, 0] + step[p, 0], at[p, 1] + step[p, 1]
@@ -292,7 +303,7 @@ def refine(problem, intensity_w, weight, fixed_w, banned, at, amplitudes):
             damping = max(damping * 0.1, 1e-9)
         else:
             damping = max(damping, 1e-4) * 10.0
-            if damping > 1e9:
+            if damping > MOST_DAMPING:
                 return chi2, True
             if many > 1:
                 # Rows of the refused trial must not meet those of the next.
