@@ -28,6 +28,9 @@ STEP_IN_FWHM = 0.35
 """Step of the scans at the highest peak: the best template loses 4 % of the score at most."""
 MIN_POINTS = 24
 """Fewer than about twice the number of nuisances say nothing."""
+SIMPLER = 6.0
+"""Fall of chi-square by a lattice over a stack below which order is called a stack: 20 to 1. With
+peaks just above the noise the best of all series is that of chance."""
 PEAKS = 3
 """Peaks that have columns of their own."""
 
@@ -177,6 +180,8 @@ class AnalyseAssembly:
         lattice_z = self._lattice(plan, frame, stack)
         if not order_z >= self.settings.report_sigma:
             return (_absent(message, order_z, lattice_z),)
+        if best.score**2 - stack.score**2 < SIMPLER:
+            best = stack
         return (self._describe(message, plan, frame, (order_z, lattice_z), best),)
 
     def _usable(self, fitted: FittedCurve) -> np.ndarray:

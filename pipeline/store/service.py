@@ -166,18 +166,21 @@ class StoreService:
 
     def _flush_all(self) -> bool:
         """Write all that is pending; False if storage failed and must be tried again."""
-        try:
-            for run, state in list(self._runs.items()):
+        done = True
+        for run, state in list(self._runs.items()):
+            try:
                 for name, stream in list(state.streams.items()):
                     self._flush(run, name, stream)
                 state.health.write(state.streams)
                 state.write_ended()
                 if state.finished and not state.complete:
                     self._complete(run, state)
-        except STORAGE_ERRORS as error:
-            log.warning("results wait, storing them failed: %s: %s", type(error).__name__, error)
-            return False
-        return True
+            except STORAGE_ERRORS as error:
+                # Other runs do not wait for this one.
+                kind = type(error).__name__
+                log.warning("run %s: results wait, storing them failed: %s: %s", run, kind, error)
+                done = False
+        return done
 
     def _flush(self, run: str, name: str, stream: StreamWriter) -> None:
         assert self._link is not None

@@ -66,7 +66,7 @@ class RunContainer:
     @property
     def metadata(self) -> Mapping[str, Any]:
         """As it was when the container was first looked at."""
-        return self._client.metadata if self.exists else {}
+        return self._node("").metadata if self.exists else {}
 
     def create(self, metadata: Mapping[str, Any]) -> None:
         """Make the container, or complete the metadata of the one that is there."""
@@ -78,8 +78,14 @@ class RunContainer:
             self.update(metadata)
 
     def update(self, metadata: Mapping[str, Any]) -> None:
-        """Add to the container's metadata."""
-        self._node("").update_metadata(dict(metadata), drop_revision=True)
+        """Add to the container's metadata; one at a time, for what is sent is the difference."""
+        with self._lock:
+            try:
+                self._node("").update_metadata(dict(metadata), drop_revision=True)
+            except BaseException:
+                # The difference may be to what the server has not, or has already: look again.
+                self._client = None
+                raise
 
     def segments(self, path: str) -> tuple[str, ...]:
         """Keys from the root of the server."""
