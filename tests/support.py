@@ -99,3 +99,13 @@ def sasmodels_squared(name: str, q_per_nm: np.ndarray, **parameters: float | str
     kernel = load_model(name, dtype="double", platform="dll").make_kernel([0.1 * q_per_nm])
     _, squared, *_ = call_Fq(kernel, parameters)
     return 0.01 * np.array(squared)
+
+
+def logarithmic_grid(
+    smallest_nm: float, largest_nm: float, relative_step: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes even in ln D that reach both ends, and the widths that they stand for."""
+    span = np.log(largest_nm / smallest_nm)
+    count = int(np.ceil(span / relative_step)) + 1
+    nodes = np.geomspace(smallest_nm, largest_nm, count)
+    return nodes, nodes * (span / (count - 1))

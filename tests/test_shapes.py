@@ -10,7 +10,7 @@ from numpy.polynomial.legendre import leggauss
 from scipy.optimize import least_squares
 
 from pipeline.kernels import shapes
-from pipeline.kernels.distributions import GAUSSIAN, average, fill_weights, logarithmic_grid
+from pipeline.kernels.distributions import GAUSSIAN, fill_weights
 from pipeline.kernels.polyhedron import (
     BLOCK,
     X_LAST,
@@ -24,6 +24,7 @@ from pipeline.kernels.polyhedron import (
 from pipeline.kernels.shapes import load, names
 from pipeline.kernels.shapes.sphere import sphere_amplitudes, sphere_shape
 from pipeline.kernels.sphere import mean_square_amplitude
+from tests.support import logarithmic_grid
 
 POLYHEDRA = ["cube", "rhombicuboctahedron", "truncated_cube"]
 SURFACES = {
@@ -162,7 +163,7 @@ def test_core_shell_agrees_with_converged_sasmodels(shell, contrast):
     )
     weights, out = np.empty((3, nodes.size)), np.empty((3, q.size))
     first, stop = fill_weights(GAUSSIAN, nodes, steps, mean, sigma, weights)
-    average(weights, first, stop, table, out)
+    out[:] = weights[:, first:stop] @ table[first:stop]
     # sasmodels divides by the volume with the shell.
     whole = weights[0] @ (np.pi / 6 * (nodes + 2 * shell) ** 3)
     np.testing.assert_allclose(out[0] * 4e-8 / whole * 1e7, expected, rtol=1e-8)
@@ -277,7 +278,7 @@ def test_large_q_gives_the_surface(name):
     weights, out = np.empty((3, nodes.size)), np.empty((3, 3))
     first, stop = fill_weights(GAUSSIAN, nodes, steps, 1.0, 0.1, weights)
     q = np.array([80.0, 100.0, 120.0])
-    average(weights, first, stop, card.amplitudes(q, nodes)[0], out)
+    out[:] = weights[:, first:stop] @ card.amplitudes(q, nodes)[0][first:stop]
     surface = SURFACES[name] * (1.0 + 0.1**2)
     np.testing.assert_allclose(out[0] * q**4 / (2 * np.pi), surface, rtol=2e-3)
     # Beyond the table too.
@@ -339,7 +340,7 @@ def test_a_shape_taken_for_a_sphere_is_as_wrong_as_is_known(name, too_wide):
     nodes, steps = logarithmic_grid(mean / 20, 5 * mean, 0.015)
     weights, out = np.empty((3, nodes.size)), np.empty((3, q.size))
     first, stop = fill_weights(GAUSSIAN, nodes, steps, mean, 0.1 * mean, weights)
-    average(weights, first, stop, card.amplitudes(q, nodes)[0], out)
+    out[:] = weights[:, first:stop] @ card.amplitudes(q, nodes)[0][first:stop]
     curve = out[0].copy()
     error = np.sqrt(1e-6 * curve.max() * curve + (1e-5 * curve.max()) ** 2)
 

@@ -1,10 +1,11 @@
 """Distributions of sizes: weights on a grid, with derivatives.
 
 Mean and sigma are always the number mean and the standard deviation of the size in nm, whatever
-the family. ``fill_weights`` gives what a sum over a grid of sizes needs, ``average`` is that sum.
+the family. ``fill_weights`` gives what a sum over a grid of sizes needs; the sum is in
+``pipeline.kernels.averages``.
 
-The grid is even in ln D with steps of ``h D``, not differences of neighbours: those are
-``D sinh(h)``, which is 4e-5 too much at h = 1.5 %. The rule of trapezoids converges faster than
+On a grid that is even in ln D a size stands for ``h D``, not for the difference of its neighbours:
+that is ``D sinh(h)``, 4e-5 too much at h = 1.5 %. The rule of trapezoids converges faster than
 any power of h there. Largest relative error of <F^2> of spheres against Gaussian diameters in
 closed form, over q D from 1 to the value given. Its cosines must be resolved too, so that the
 error is about exp(-(2 pi/h - q D)^2 (s/m)^2/2), and 1e-9 is kept up to h = 2 pi/(q D + 6.4 m/s):
@@ -27,7 +28,6 @@ So 1.5 % (400 sizes over a factor of 400) does for s/m from 0.03 up to q D = 120
 tail below D = 0, which the closed form has and these weights have not, is 2e-9 at any step.
 """
 
-import numpy as np
 from numba import njit
 
 from pipeline.kernels.distributions import gaussian, lognormal, schulz
@@ -46,24 +46,6 @@ _moment_gaussian, _moment_lognormal = gaussian.moment, lognormal.moment
 _moment_schulz = schulz.moment
 
 
-def logarithmic_grid(
-    smallest_nm: float, largest_nm: float, relative_step: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes (k,) even in ln D that reach both ends, and their steps h D, in nm.
-
-    The step is at most ``relative_step``, so that the last size is ``largest_nm`` itself.
-    """
-    if not 0.0 < smallest_nm < largest_nm or not relative_step > 0.0:
-        raise ValueError(
-            "sizes from above 0 to larger ones in steps above 0 expected, got "
-            f"{smallest_nm} to {largest_nm} nm in {relative_step}"
-        )
-    span = np.log(largest_nm / smallest_nm)
-    count = int(np.ceil(span / relative_step)) + 1
-    nodes = np.geomspace(smallest_nm, largest_nm, count)
-    return nodes, nodes * (span / (count - 1))
-
-
 @njit(cache=True, nogil=True)
 def fill_weights(kind, nodes_nm, steps_nm, mean_nm, sigma_nm, out):
     """Weights p(D) dD of sizes and their derivatives, into ``out``.
@@ -73,7 +55,7 @@ def fill_weights(kind, nodes_nm, steps_nm, mean_nm, sigma_nm, out):
     kind
         GAUSSIAN, LOGNORMAL or SCHULZ.
     nodes_nm, steps_nm
-        Sizes (k,), rising, and what each stands for, as ``logarithmic_grid`` gives them.
+        Sizes (k,), rising, and the width that each stands for.
     mean_nm, sigma_nm
         Number mean and standard deviation, both positive.
     out
@@ -89,22 +71,6 @@ def fill_weights(kind, nodes_nm, steps_nm, mean_nm, sigma_nm, out):
     if kind == SCHULZ:
         return _fill_schulz(nodes_nm, steps_nm, mean_nm, sigma_nm, out)
     return _fill_gaussian(nodes_nm, steps_nm, mean_nm, sigma_nm, out)
-
-
-@njit(cache=True, nogil=True)
-def average(weights, first, stop, table, out):
-    """Sums of ``table`` (k, n) over sizes with ``weights`` (3, k), into ``out`` (3, n).
-
-    Sizes are added in rising order, so a replay agrees to the last bit.
-    """
-    out[:] = 0.0
-    for k in range(first, stop):
-        value, by_mean, by_sigma = weights[0, k], weights[1, k], weights[2, k]
-        for i in range(table.shape[1]):
-            entry = table[k, i]
-            out[0, i] += value * entry
-            out[1, i] += by_mean * entry
-            out[2, i] += by_sigma * entry
 
 
 @njit(cache=True, nogil=True)
@@ -129,9 +95,7 @@ __all__ = [
     "GAUSSIAN",
     "LOGNORMAL",
     "SCHULZ",
-    "average",
     "fill_weights",
-    "logarithmic_grid",
     "mean_cube",
     "moment",
 ]
