@@ -120,6 +120,7 @@ def running(frames: FrameEndpoints, store: str, every: int) -> Iterator[threadin
 @pytest.mark.parametrize("every", [20, 7])
 def test_a_runner_that_stops_within_a_block_goes_on_with_the_same_bits(tmp_path: Path, every: int):
     """Two runners on the same frames, one of which is replaced by a new one at frame 33."""
+    StageChain(stages(every)).warm_up()  # compiling may take longer than anything is waited for
     frames = FrameEndpoints(live=endpoint(), repair=endpoint())
     whole, broken = Store(), Store()
     with (
