@@ -35,22 +35,26 @@ def scatter(intensity: np.ndarray) -> np.ndarray:
     return np.array([np.median(part) * 1.4826 for part in near])
 
 
+def measured(folder: Path, line: dict[str, str], frame: int) -> Curve:
+    """The curve of one line of a series' index."""
+    q_per_angstrom, intensity = np.loadtxt(folder / line["file"], unpack=True)
+    return Curve(
+        frame=frame,
+        time_s=float(line["t_s"]),
+        q_per_nm=10 * q_per_angstrom,
+        intensity=intensity,
+        sigma=scatter(intensity),
+        absolute=False,
+    )
+
+
 def analyse(folder: Path) -> list[tuple[dict[str, str], Populations, Peak]]:
     with open(folder / "frames_index.csv", newline="") as file:
         index = list(csv.DictReader(file))
     fit, order = FitPopulations(FIT, Sample()), AnalyseAssembly(ORDER, Sample())
     out = []
     for frame, line in enumerate(index):
-        q_per_angstrom, intensity = np.loadtxt(folder / line["file"], unpack=True)
-        curve = Curve(
-            frame=frame,
-            time_s=float(line["t_s"]),
-            q_per_nm=10 * q_per_angstrom,
-            intensity=intensity,
-            sigma=scatter(intensity),
-            absolute=False,
-        )
-        row, fitted = fit.process(curve)
+        row, fitted = fit.process(measured(folder, line, frame))
         (peak,) = order.process(fitted)
         out.append((line, row, peak))
     return out

@@ -29,7 +29,7 @@ from pipeline.kernels.residual_tests import (
 from pipeline.messages import Curve, ImageFrame, RunStart, StreamStart
 from pipeline.reduce.saxs import ReduceSaxs
 from tests.test_pd_fits import FIT as PD_FIT
-from tests.test_pd_fits import scatter
+from tests.test_pd_fits import measured
 
 
 def runs_of(signs: Iterable[int]) -> list[int]:
@@ -300,16 +300,7 @@ def test_palladium_spheres_pass_and_superlattices_do_not(data_dir):
             kind = kind if kind == "crystalline" else line["expert_class"]
             if kind not in told:
                 continue
-            q_per_angstrom, intensity = np.loadtxt(path / line["file"], unpack=True)
-            curve = Curve(
-                frame=frame,
-                time_s=float(line["t_s"]),
-                q_per_nm=10 * q_per_angstrom,
-                intensity=intensity,
-                sigma=scatter(intensity),
-                absolute=False,
-            )
-            row, fitted = fit.process(curve)
+            row, fitted = fit.process(measured(path, line, frame))
             told[kind].append(not describes(misfits.judge(row, fitted, "measured")))
     assert len(told["diffuse:spherical"]) > 50
     assert np.mean(told["diffuse:spherical"]) < 0.03
