@@ -164,12 +164,12 @@ def results(run: str, frame: int) -> FrameResults:
         sigma=0.1 * (frame + Q),
         absolute=True,
     )
+    kinds = {"float": float, "int": int, "bool": bool, "str": str}
     numbers = {
-        name: float(place + frame)
+        name: kinds[kind](place + frame)
         for place, (name, kind) in enumerate(Populations.__annotations__.items())
-        if kind == "float"
     }
-    row = Populations(frame=frame, time_s=time_s, populations=2, **numbers)
+    row = Populations(frame=frame, time_s=time_s, **numbers)
     return FrameResults("saxs", run, frame, time_s, (curve, row), newest=frame)
 
 
