@@ -197,10 +197,16 @@ class Session:
             What reads the results did not finish.
         """
         for stream in self.streams:
-            child = self.supervisor.children[f"analyse-{stream}"]
+            name = f"analyse-{stream}"
+            child = self.supervisor.children[name]
             while child.running or child.restart_at is not None:
                 self.supervisor.check()
                 tick()
+                if child.restarts and not self.source.running and self._is_stored(stream):
+                    # It was killed behind its last frame: its successor waits for a source that
+                    # has gone.
+                    self.supervisor.stop(name)
+                    break
                 time.sleep(POLL_S)
         deadline = time.monotonic() + FOLLOWERS_TIMEOUT_S
         for name, what in FOLLOWERS.items():
@@ -215,6 +221,14 @@ class Session:
                     )
                 time.sleep(POLL_S)
         self.supervisor.check()
+
+    def _is_stored(self, stream: str) -> bool:
+        """Whether the store has all frames of a stream; False while it does not answer."""
+        try:
+            with TiledHttp(self.address) as http:
+                return stream in (http.metadata(self.run) or {}).get("ended", {})
+        except UnreachableError:
+            return False
 
     def close(self) -> None:
         """End every process of this session."""

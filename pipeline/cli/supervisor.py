@@ -43,6 +43,8 @@ class Child:
     restarts: deque[float] = field(default_factory=deque)
     total_restarts: int = 0
     restart_at: float | None = None
+    dismissed: bool = False
+    """Ended on purpose: how it ends is nobody's business, and it is not started again."""
 
     @property
     def running(self) -> bool:
@@ -106,7 +108,7 @@ class Supervisor:
         """
         now = time.monotonic()
         for child in self.children.values():
-            if child.running or child.exit_code in (0, None):
+            if child.dismissed or child.running or child.exit_code in (0, None):
                 continue
             assert child.exit_code is not None
             if child.restart_at is None:
@@ -150,7 +152,7 @@ class Supervisor:
         """End one process: SIGTERM, and SIGKILL if that does not help."""
         if name not in self.children:
             return
-        self.children[name].restart = False
+        self.children[name].dismissed = True
         self.signal(name)
         if not self.wait(name, timeout_s):
             self.signal(name, signal.SIGKILL)
