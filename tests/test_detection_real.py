@@ -53,7 +53,7 @@ def alerts_of(folder: Path, config: str, until_s: float) -> list[Alert]:
         )
         (curve,) = reduce.process(message)
         populations, fitted = fit.process(curve)
-        (peak,) = order.process(fitted)
+        peak, _ = order.process(fitted)
         for result in (populations, peak):
             names = {name: getattr(result, name) for name in type(result).__slots__}
             names |= {"frame": frame, "time_s": message.time_s}

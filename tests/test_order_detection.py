@@ -160,12 +160,12 @@ def analysed(times_s, seed=0, frozen_s=None):
             absolute=True,
         )
         (fitted,) = (r for r in fit.process(curve) if isinstance(r, FittedCurve))
-        for peak in order.process(fitted):
-            assert isinstance(peak, Peak)
-            yield {name: getattr(peak, name) for name in type(peak).__slots__} | {
-                "frame": frame,
-                "time_s": float(time_s),
-            }
+        peak, _ = order.process(fitted)
+        assert isinstance(peak, Peak)
+        yield {name: getattr(peak, name) for name in type(peak).__slots__} | {
+            "frame": frame,
+            "time_s": float(time_s),
+        }
 
 
 def test_assembly_at_100_c():

@@ -55,7 +55,7 @@ def analyse(folder: Path) -> list[tuple[dict[str, str], Populations, Peak]]:
     out = []
     for frame, line in enumerate(index):
         row, fitted = fit.process(measured(folder, line, frame))
-        (peak,) = order.process(fitted)
+        peak, _ = order.process(fitted)
         out.append((line, row, peak))
     return out
 

@@ -22,7 +22,7 @@ from pipeline.kernels.order import (
 )
 from pipeline.kernels.significance import scan_significance
 from pipeline.kernels.sphere import mean_square_amplitude, mean_volume
-from pipeline.messages import Curve, FittedCurve, Peak, Populations, Result, RunStart
+from pipeline.messages import Curve, FittedCurve, JudgedCurve, Peak, Populations, Result, RunStart
 
 STEP_IN_FWHM = 0.35
 """Step of the scans at the highest peak: the best template loses 4 % of the score at most."""
@@ -171,7 +171,7 @@ class AnalyseAssembly:
         populations = message.populations
         usable = self._usable(message)
         if not math.isfinite(populations.nc_diameter_nm) or np.count_nonzero(usable) < MIN_POINTS:
-            return (_absent(message),)
+            return _judged(message, _absent(message))
         plan = self._plan_for(message.curve, usable)
         frame = self._whiten(message, plan)
         scores = [_score(each, frame, self.settings.least_height) for each in plan.scans]
@@ -179,10 +179,10 @@ class AnalyseAssembly:
         stack = _best([each for each in scores if each.scan.series.kind == "stack"])[1]
         lattice_z = self._lattice(plan, frame, stack)
         if not order_z >= self.settings.report_sigma:
-            return (_absent(message, order_z, lattice_z),)
+            return _judged(message, _absent(message, order_z, lattice_z))
         if best.score**2 - stack.score**2 < SIMPLER:
             best = stack
-        return (self._describe(message, plan, frame, (order_z, lattice_z), best),)
+        return _judged(message, self._describe(message, plan, frame, (order_z, lattice_z), best))
 
     def _usable(self, fitted: FittedCurve) -> np.ndarray:
         curve = fitted.curve
@@ -339,6 +339,11 @@ class AnalyseAssembly:
             values.append(0.5 * score**2)
         curvature = (2 * values[1] - values[0] - values[2]) / step**2
         return 1 / math.sqrt(curvature) if curvature > 0 else math.nan
+
+
+def _judged(fitted: FittedCurve, peak: Peak) -> tuple[Result, ...]:
+    """What is stored, and what stages that follow take up."""
+    return peak, JudgedCurve(frame=peak.frame, time_s=peak.time_s, fitted=fitted, peak=peak)
 
 
 def _score(scan_: _Scan, frame: _Whitened, least_height: float) -> _Score:

@@ -15,6 +15,16 @@ from pipeline.messages.frames import (
     frozen_array,
 )
 from pipeline.messages.invariants import Invariants
+from pipeline.messages.lines import (
+    FormFactor,
+    Line,
+    LinesRow,
+    OrderedCurve,
+    OrderLines,
+    StructureFactor,
+    WaxsLines,
+    lines_of,
+)
 from pipeline.messages.magic import (
     MagicHistogram,
     MagicLadder,
@@ -24,7 +34,7 @@ from pipeline.messages.magic import (
     SecondDerivative,
 )
 from pipeline.messages.optical import Exciton
-from pipeline.messages.order import Peak
+from pipeline.messages.order import JudgedCurve, Peak
 from pipeline.messages.populations import FittedCurve, Populations
 from pipeline.messages.reaction import ReactionGrowth
 from pipeline.messages.results import (
@@ -50,16 +60,22 @@ __all__ = [
     "CurveFrame",
     "Exciton",
     "FittedCurve",
+    "FormFactor",
     "Frame",
     "FrameResults",
     "ImageFrame",
     "Invariants",
+    "JudgedCurve",
+    "Line",
+    "LinesRow",
     "MagicHistogram",
     "MagicLadder",
     "MagicPlateaus",
     "MagicTracks",
     "MapResult",
     "Minima",
+    "OrderLines",
+    "OrderedCurve",
     "PackedImageFrame",
     "Peak",
     "Populations",
@@ -76,7 +92,10 @@ __all__ = [
     "Stage",
     "StreamEnd",
     "StreamStart",
+    "StructureFactor",
     "WaxsCake",
     "WaxsCurve",
+    "WaxsLines",
     "frozen_array",
+    "lines_of",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.messages.results import RowResult
+from pipeline.messages.populations import FittedCurve
+from pipeline.messages.results import Result, RowResult
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -31,3 +32,11 @@ class Peak(RowResult):
     peak_fwhm_per_nm: float
     domain_nm: float
     order_kind: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class JudgedCurve(Result):
+    """A fitted curve and what was found of order, for stages that follow; not stored."""
+
+    fitted: FittedCurve
+    peak: Peak
