@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import socket
 import tempfile
@@ -33,10 +34,29 @@ class SessionError(RuntimeError):
     """A run that cannot be started or finished; one line."""
 
 
+PORTS = range(20_000, 32_000)
+"""Below what Linux gives to outgoing connections (from 32768), above the usual services: between
+the choice of a port and its use, seconds pass in which any connection could take one of those."""
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.create_server((host, 0)) as probe:
-        return probe.getsockname()[1]
+    """A TCP port that was free a moment ago, at random so that two sessions hardly meet.
+
+    Raises
+    ------
+    SessionError
+        If none is free.
+    """
+    # From the system's entropy: a seeded generator would give every session the same ports.
+    for port in secrets.SystemRandom().sample(PORTS, 100):
+        try:
+            socket.create_server((host, port)).close()
+        except OSError:
+            continue
+        return port
+    raise SessionError(
+        f"no free port on {host}: 100 of {PORTS.start} to {PORTS.stop - 1} were tried"
+    )
 
 
 @dataclass(frozen=True)
