@@ -24,6 +24,16 @@ LEAST_FRESH = 1e-3
 
 
 @njit(cache=True, nogil=True)
+def roughness(residual_w):
+    """Scatter (n,) from one point to the next: median size of second differences, over 1.65 for
+    normal deviates (0.6745 sqrt 6)."""
+    second = np.empty(residual_w.size - 2)
+    for i in range(second.size):
+        second[i] = abs(residual_w[i] - 2.0 * residual_w[i + 1] + residual_w[i + 2])
+    return np.median(second) / (0.6745 * np.sqrt(6.0))
+
+
+@njit(cache=True, nogil=True)
 def score_level(false_alarm, length, paths):
     """Score that noise exceeds anywhere with probability ``false_alarm``, by Rice's bound.
 

@@ -10,7 +10,9 @@ noise exceeds anywhere in the window with the given probability: Rice's bound, a
 it, what it adds is measured in the tests.
 
 Where residuals scatter more than sigma says, or neighbours go together, all levels and errors are
-wider by that much.
+wider by that much. While lines are still missing only the scatter from one point to the next can be
+told; so lines are added by that, and those that do not stand out from what all leave at the end are
+taken away again.
 
 What is no line: a feature that cannot be placed with its upper half inside of the window, or that
 falls to one side only (an upturn or a shadow at the beamstop). It stays in the fit, so that the
@@ -29,6 +31,7 @@ from pipeline.kernels.line_judgement import (
     best_further,
     half_seen,
     misplaced,
+    roughness,
     score_level,
 )
 from pipeline.kernels.line_profiles import Grid, fill_residual, make_rows, whiten_templates
@@ -169,13 +172,15 @@ def find_lines(
         fit.look()
         if fit.count == search.most:
             break
+        # Lines not found yet are noise to the whole, but hardly from one point to the next.
+        noise = min(fit.noise, max(1.0, float(roughness(fit.residual))))
         j, score = best_further(
-            grid, values_w, shares, left, dead, fit.residual, search.least_height, fit.noise,
+            grid, values_w, shares, left, dead, fit.residual, search.least_height, noise,
             fit.rows, fit.at, fit.bounds, fit.heights, fit.count,
         )  # fmt: skip
         if j < 0 or score < level:
             break
-        if not _extend(fit, grid.centres_per_nm[j], grid.fwhm_per_nm[j], level):
+        if not _extend(fit, grid.centres_per_nm[j], grid.fwhm_per_nm[j], level * noise):
             # Nothing more from around here.
             reach = 0.5 * np.maximum(grid.fwhm_per_nm, grid.fwhm_per_nm[j])
             dead |= np.abs(grid.centres_per_nm - grid.centres_per_nm[j]) < reach
@@ -183,8 +188,11 @@ def find_lines(
     return _finish(fit, level)
 
 
-def _extend(fit: _Fit, place_per_nm: float, fwhm_per_nm: float, level: float) -> bool:
-    """Take up one more line; if it is none, leave all as it was and say so."""
+def _extend(fit: _Fit, place_per_nm: float, fwhm_per_nm: float, least_gain: float) -> bool:
+    """Take up one more line; if it is none, leave all as it was and say so.
+
+    ``least_gain`` is the root of the fall of chi-square that it must bring.
+    """
     before, bounds, count, fall = fit.at.copy(), fit.bounds.copy(), fit.count, fit.fall
     fit.add(place_per_nm, fwhm_per_nm)
     fit.refine()
@@ -194,8 +202,8 @@ def _extend(fit: _Fit, place_per_nm: float, fwhm_per_nm: float, level: float) ->
         fit.remove(gone)
         fit.refine()
         gone = fit.without_height()
-    gain = math.sqrt(max(fit.fall - fall, 0.0)) / fit.noise
-    if gone < 0 and gain >= level and misplaced(fit.at, fit.heights, fit.count) < 0:
+    gain = math.sqrt(max(fit.fall - fall, 0.0))
+    if gone < 0 and gain >= least_gain and misplaced(fit.at, fit.heights, fit.count) < 0:
         return True
     fit.at[:], fit.bounds[:], fit.count = before, bounds, count
     fit.refine(steps=0)
@@ -203,7 +211,11 @@ def _extend(fit: _Fit, place_per_nm: float, fwhm_per_nm: float, level: float) ->
 
 
 def _prune(fit: _Fit, level: float) -> None:
-    """Take away, one by one, lines that those found later have made superfluous."""
+    """Take away, one by one, lines that do not stand out.
+
+    Noise is what all lines leave: without one that is taken away, it is noise to the others.
+    """
+    noise = fit.noise
     while fit.count > 0:
         scores = (fit.heights[: fit.count] - fit.search.least_height) / fit.errors()
         worst = int(np.argmin(scores))
@@ -213,7 +225,7 @@ def _prune(fit: _Fit, level: float) -> None:
                 return
         fit.remove(worst)
         fit.refine()
-        fit.look()
+        fit.noise = noise
 
 
 def _finish(fit: _Fit, level: float) -> FoundLines:
