@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -210,11 +210,22 @@ class FitStructure:
             return form, self._lines(message, plan, form)
         form = self._fitted(message, plan)
         found = self._lines(message, plan, form)
-        if not found.lines:
-            return form, found
+        if not self._begins(found):
+            return form, replace(found, lines=())
         reason = f"{len(found.lines)} lines over the fitted spheres: fitted together with peaks"
         bent = self._modelled(message, plan, None, reason)
-        return bent, self._lines(message, plan, bent)
+        again = self._lines(message, plan, bent)
+        return (bent, again) if self._begins(again) else (form, replace(found, lines=()))
+
+    def _begins(self, found: Found) -> bool:
+        """Whether one of the lines can be the first of an order: of a spacing that is sought.
+
+        Spheres that are none leave lines at the minima of the form factor, without a first one.
+        """
+        shortest, longest = self.assembly.spacing_range_nm
+        return any(
+            2 * math.pi / longest <= line.q_per_nm <= 2 * math.pi / shortest for line in found.lines
+        )
 
     def _lines(self, message: JudgedCurve, plan: _Plan, form: _Form) -> Found:
         """Lines over a form factor."""

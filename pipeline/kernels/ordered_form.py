@@ -58,9 +58,10 @@ def _solve(gram, moment, holes, amplitudes):
             return False
         worst = -1
         for i in range(left):
-            if holes[0] <= members[i] < holes[1] and solution[i] < 0.0:
-                if worst < 0 or solution[i] < solution[worst]:
-                    worst = i
+            if not holes[0] <= members[i] < holes[1] or solution[i] >= 0.0:
+                continue
+            if worst < 0 or solution[i] < solution[worst]:
+                worst = i
         if worst < 0:
             break
         for i in range(worst, left - 1):
