@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.config.base import Section
 from pipeline.messages.waxs import MOST_PHASES
 
+
 class Site(Section):
     """One atom of the asymmetric unit."""
 
@@ -117,11 +118,14 @@ class PhasesAnalysis(Section):
     """Probability that noise alone gives a line of ``waxs/lines`` in a frame."""
     least_line_height: float = Field(default=0.0, ge=0)
     """A line must be significantly higher, in the curve's unit."""
-    line_background_points: int = Field(default=0, ge=0, le=40)
-    """Knots of the smooth curve under the model-free lines; 0 = as many as keep its features
-    wider than the widest line."""
+    most_lines: int = Field(default=16, ge=1, le=40)
+    """Most lines that are sought; a row keeps the 10 most significant."""
     weights: Literal["model", "measured"] = "model"
     """As for the populations: errors from the smoothed curve's counts, or as they come."""
+    model_error: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the intensity that is added to its error, in quadrature, for what the model does not
+    have: texture, tails of lines, a halo's shape. Without it, in a recording with very many counts,
+    misfits of strong lines count as further phases."""
     describes_probability: float = Field(default=1e-3, gt=0, lt=0.5)
     """Order in the residuals that a true model shows less often says that the model does not
     describe the curve."""
@@ -156,5 +160,7 @@ class PhasesAnalysis(Section):
                 f"{self.q_max_per_nm}"
             )
         if not 0 < self.size_range_nm[0] < self.size_range_nm[1]:
-            raise ValueError(f"size_range_nm: expected 0 < first < second, got {self.size_range_nm}")
+            raise ValueError(
+                f"size_range_nm: expected 0 < first < second, got {self.size_range_nm}"
+            )
         return self

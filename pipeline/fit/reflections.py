@@ -18,8 +18,6 @@ from pipeline.messages import frozen_array
 ELECTRON_RADIUS_NM = 2.8179403e-6
 WEAKEST = 1e-5
 """Share of the strongest line below which one is left out."""
-COINCIDENT = 1e-9
-"""Relative difference in q below which lines are one by symmetry."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +60,7 @@ def reflections_of(phase: CrystalPhase, q_max_per_nm: float) -> Reflections:
         if operations.is_systematically_absent(hkl):
             continue
         images = {tuple(op.apply_to_hkl(hkl)) for op in operations.sym_ops}
-        images |= {(-h, -k, -l) for h, k, l in images}
+        images |= {tuple(-index for index in image) for image in images}
         squared = 1.0
         if has_atoms:
             squared = abs(calculator.calculate_sf_from_small_structure(crystal, hkl)) ** 2
@@ -96,7 +94,9 @@ def _from_cif(phase: CrystalPhase) -> gemmi.SmallStructure:
     try:
         crystal = gemmi.read_small_structure(phase.cif)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"phase {phase.name}: {phase.cif} is no CIF of a crystal: {error}") from None
+        raise ValueError(
+            f"phase {phase.name}: {phase.cif} is no CIF of a crystal: {error}"
+        ) from None
     if crystal.spacegroup is None or not crystal.cell.is_crystal():
         raise ValueError(f"phase {phase.name}: {phase.cif} has no cell or no known space group")
     crystal.change_occupancies_to_crystallographic()
@@ -126,7 +126,11 @@ def _from_config(phase: CrystalPhase) -> gemmi.SmallStructure:
         if element.atomic_number == 0:
             raise ValueError(f"phase {phase.name}: element {site.element!r} is not known")
         atom = gemmi.SmallStructure.Site()
-        atom.label, atom.type_symbol, atom.element = f"{element.name}{number}", element.name, element
+        atom.label, atom.type_symbol, atom.element = (
+            f"{element.name}{number}",
+            element.name,
+            element,
+        )
         atom.fract = gemmi.Fractional(*site.xyz)
         atom.occ, atom.u_iso = site.occupancy, 100.0 * site.u_iso_nm2
         crystal.add_site(atom)

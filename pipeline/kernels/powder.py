@@ -31,7 +31,7 @@ GAUSSIAN_REACH, LORENTZIAN_REACH = 2.0, 12.0
 a Lorentzian's area is beyond, which the background takes."""
 MAX_STEPS = 25
 CONVERGED = 0.01
-"""Promised fall of chi-square that ends the search: 0.1 standard errors from the minimum at most."""
+"""Promised fall of chi-square that ends the search: 0.1 standard errors from the minimum."""
 MOST_DAMPING = 1e7
 
 
@@ -281,9 +281,7 @@ def fit_phases(powder, present, fixed_w, fixed_non_negative, data_w, weight, at,
         searched = fill_jacobian(powder, present, starts, at, weight, here, lines, owners)
         if searched == 0:
             break
-        normal, gradient = _reduced(
-            powder, lines, owners, searched, kept, gram, residual, here, at
-        )
+        normal, gradient = _reduced(powder, lines, owners, searched, kept, gram, residual, here, at)
         better = False
         while damping < MOST_DAMPING:
             moved, promised = _step(powder, normal, gradient, owners, searched, damping, at)
@@ -373,3 +371,63 @@ def _step(powder, normal, gradient, owners, searched, damping, at):
         for b in range(searched):
             promised -= taken[a] * normal[a, b] * taken[b]
     return moved, promised
+
+
+@njit(cache=True, nogil=True)
+def fit_covariance(powder, present, columns, amplitudes, weight, at, covariance, owners):
+    """Covariance of amplitudes, then of what is searched, for a whitened curve of unit noise.
+
+    Parameters
+    ----------
+    columns, amplitudes
+        Of `fit_phases` (k, n) and (k,).
+    covariance
+        At least (k + 5 phases)^2, overwritten; rows of phases' amplitudes at zero, and of what sits
+        on a bound, are zero. Other amplitudes count although they are at zero.
+    owners
+        (5 phases, 2), overwritten by phase and number of each that is searched.
+
+    Returns
+    -------
+    int
+        How many are searched; -1 if some cannot be told apart.
+    """
+    fixed = amplitudes.size - _own_columns(powder, present)
+    starts, size = _columns_of(powder, present, fixed)
+    lines = np.empty((SEARCHED * present.size, weight.size))
+    searched = fill_jacobian(powder, present, starts, at, weight, amplitudes, lines, owners)
+    total = size + searched
+    normal = np.empty((total, total))
+    members, count = np.empty(total, np.int64), 0
+    for i in range(total):
+        own = columns[i] if i < size else lines[i - size]
+        for j in range(i + 1):
+            normal[i, j] = normal[j, i] = dot(own, columns[j] if j < size else lines[j - size])
+        inside = i < fixed or (i < size and amplitudes[i] != 0.0)
+        if i >= size:
+            p, which = owners[i - size]
+            inside = powder.lower[p, which] < at[p, which] < powder.upper[p, which]
+            if which < WIDTH:
+                normal[i, i] += 1.0 / powder.edge_sd**2
+        if inside and normal[i, i] > 0.0:
+            members[count] = i
+            count += 1
+    covariance[:] = 0.0
+    unit, solution = np.zeros(total), np.empty(total)
+    for i in range(count):
+        unit[members[i]] = 1.0
+        if not solve_subset(normal, unit, members, count, solution):
+            return -1
+        unit[members[i]] = 0.0
+        for j in range(count):
+            covariance[members[i], members[j]] = solution[j]
+    return searched
+
+
+@njit(cache=True, nogil=True)
+def _own_columns(powder, present):
+    count = 0
+    for p in range(present.size):
+        if present[p]:
+            count += powder.first_column[p + 1] - powder.first_column[p]
+    return count
