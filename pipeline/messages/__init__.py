@@ -51,7 +51,7 @@ from pipeline.messages.results import (
 )
 from pipeline.messages.size_distribution import SizeDistribution, SizeMoments
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
-from pipeline.messages.waxs import Phase, WaxsPhases, phases_of
+from pipeline.messages.waxs import Phase, PhasesRow, WaxsPhases, phases_of
 
 __all__ = [
     "ArrayResult",
@@ -80,6 +80,7 @@ __all__ = [
     "PackedImageFrame",
     "Peak",
     "Phase",
+    "PhasesRow",
     "Populations",
     "ReactionGrowth",
     "Result",
