@@ -51,6 +51,7 @@ from pipeline.messages.results import (
 )
 from pipeline.messages.size_distribution import SizeDistribution, SizeMoments
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
+from pipeline.messages.waxs import Phase, PhasesRow, WaxsPhases, phases_of
 
 __all__ = [
     "ArrayResult",
@@ -78,6 +79,8 @@ __all__ = [
     "OrderedCurve",
     "PackedImageFrame",
     "Peak",
+    "Phase",
+    "PhasesRow",
     "Populations",
     "ReactionGrowth",
     "Result",
@@ -96,6 +99,8 @@ __all__ = [
     "WaxsCake",
     "WaxsCurve",
     "WaxsLines",
+    "WaxsPhases",
     "frozen_array",
     "lines_of",
+    "phases_of",
 ]
