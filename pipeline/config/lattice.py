@@ -28,6 +28,8 @@ class LatticeAnalysis(Section):
     """Share of the core's diameter by which neighbours may be nearer than it: facets, shape."""
     overlap_prior: float = Field(default=1e-3, gt=0, le=1)
     """Weight of a lattice whose cores overlap by more than this and the errors. 1 = regardless."""
+    largest_gap_nm: float = Field(default=6.0, gt=0)
+    """Surfaces of neighbouring cores are not further apart: two ligands of 18 carbons are 5 nm."""
     scherrer_k: float = Field(default=0.9, gt=0, le=2)
     """K of Scherrer's size, 2 pi K / fwhm. 0.9: cubes along an edge, 1.07: spheres (Langford and
     Wilson, J. Appl. Cryst. 11 (1978) 102)."""

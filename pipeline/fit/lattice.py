@@ -14,11 +14,11 @@ from pipeline.fit.lattice_evidence import (
     Cell,
     LinesIn,
     candidates,
+    cube_nm3,
     lines_in,
-    nearest_nm,
-    packing,
     window_of,
 )
+from pipeline.kernels.indexing import nearest_neighbour, volume_per_particle
 from pipeline.kernels.lattices import DENSEST, HCP_IDEAL, fcc_with_hcp, lattices
 from pipeline.messages import (
     FormFactor,
@@ -104,18 +104,27 @@ def _told(
     return columns | _edges(best) | _fit(best, lines) | _space(best, core) | _share(best, lines)
 
 
+def edges_nm(cell: Cell) -> tuple[float, float, float]:
+    """a, b, c."""
+    a, b, c = (1.0 / math.sqrt(cell.squares[parameter]) for parameter in cell.lattice.edges)
+    return a, b, c
+
+
 def _edges(cell: Cell) -> dict[str, Any]:
-    """Edges with errors. A stack has one."""
-    errors = np.sqrt(np.diag(cell.log_covariance))
+    """Edges with errors, d ln(edge) = -du / (2 u). A stack has one."""
     columns: dict[str, Any] = {}
-    for letter, edge, error in zip("abc", cell.edges_nm, errors, strict=True):
+    relative = np.sqrt(np.diag(cell.covariance))[: cell.lattice.free] / 2.0
+    for letter, edge, which in zip("abc", edges_nm(cell), cell.lattice.edges, strict=True):
         if letter == "a" or cell.lattice.name != "stack":
-            columns |= {f"{letter}_nm": edge, f"{letter}_nm_err": edge * float(error)}
+            error = float(relative[which]) / float(cell.squares[which])
+            columns |= {f"{letter}_nm": edge, f"{letter}_nm_err": edge * error}
     if cell.lattice.free == 2:
-        covariance = cell.log_covariance
-        variance = covariance[0, 0] + covariance[2, 2] - 2.0 * covariance[0, 2]
-        ratio = cell.edges_nm[2] / cell.edges_nm[0]
-        columns |= {"c_over_a": ratio, "c_over_a_err": ratio * math.sqrt(max(variance, 0.0))}
+        u, w = cell.squares[:2].tolist()
+        c = cell.covariance
+        variance = c[0, 0] / u**2 + c[1, 1] / w**2 - 2.0 * c[0, 1] / (u * w)
+        ratio = math.sqrt(u / w)
+        error = 0.5 * ratio * math.sqrt(max(float(variance), 0.0))
+        columns |= {"c_over_a": ratio, "c_over_a_err": error}
     if cell.lattice.name == "hcp":
         columns["c_over_a_ideal"] = HCP_IDEAL
     return columns
@@ -136,10 +145,18 @@ def _fit(cell: Cell, lines: LinesIn) -> dict[str, Any]:
 
 def _space(cell: Cell, core: FormFactor) -> dict[str, Any]:
     """Neighbours and packing against the core."""
-    nearest, error = nearest_nm(cell)
+    lattice = cell.lattice
+    nearest, error = nearest_neighbour(cell.squares, cell.covariance, lattice.steps, lattice.free)
     gap = nearest - core.diameter_nm
     gap_error = math.hypot(error, float(np.nan_to_num(core.diameter_nm_err)))
-    filled, filled_error = packing(cell, core)
+    filled = filled_error = math.nan
+    if lattice.unit_volume > 0 and core.diameter_nm > 0:
+        volume, relative = volume_per_particle(
+            cell.squares, cell.covariance, lattice.unit_volume, lattice.free
+        )
+        filled = math.pi / 6.0 * cube_nm3(core) / volume
+        of_core = 3.0 * float(np.nan_to_num(core.diameter_nm_err)) / core.diameter_nm
+        filled_error = filled * math.hypot(relative, of_core)
     columns: dict[str, Any] = {
         "nearest_nm": nearest, "nearest_nm_err": error, "gap_nm": gap,
         "gap_nm_err": gap_error if math.isfinite(gap) else math.nan,
@@ -166,7 +183,7 @@ def _share(cell: Cell, lines: LinesIn) -> dict[str, Any]:
     if cell.lattice.name != "fcc+hcp":
         return {}
     lattice, in_fcc, in_hcp = fcc_with_hcp()
-    places = 2.0 * math.pi * np.sqrt(lattice.forms[:, 0]) / cell.edges_nm[0]
+    places = 2.0 * math.pi * np.sqrt(lattice.forms[:, 0]) / edges_nm(cell)[0]
     logs: dict[str, list[float]] = {"fcc": [], "hcp": []}
     errors: dict[str, list[float]] = {"fcc": [], "hcp": []}
     for line, q in enumerate(cell.indexed_q_per_nm.tolist()):

@@ -9,26 +9,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.config.lattice import LatticeAnalysis
-from pipeline.kernels.indexing import propose, unrelated, weigh
-from pipeline.kernels.lattices import (
-    DENSEST,
-    Lattice,
-    cell_volume_nm3,
-    fcc_with_hcp,
-    lattices,
-    shortest_vector,
-)
+from pipeline.kernels.indexing import GATE, propose, unrelated, weigh_all
+from pipeline.kernels.lattices import DENSEST, Lattice, fcc_with_hcp, lattices
 from pipeline.messages import FormFactor, Line, StructureFactor
 
-MOST_LINES = 16
-"""Lines that are indexed, the strongest: further ones are weak and many."""
+MOST_LINES = 14
+"""Lines that are indexed, the lowest in q: further up they are weak, many and blends."""
+NEAREST = 0.75
+"""Cells are tried whose neighbours are nearer than the core's diameter by this factor."""
+SHEETS = 1.5
+"""How much nearer than neighbours sheets may be: close-packed ones are at 0.82, (111) of sc 0.58."""
+OPEN = 2.5
+"""Volume per particle over nearest^3, at most: 1 is simple cubic, 0.71 close-packed."""
+ANYWHERE_NM = (2.0, 60.0)
+"""Distances of neighbours that are tried where the core is not known."""
 LEAD = 6
 """Lines from which cells are made: three of the lowest six are the lattice's own and low."""
 CELLS = 6
 """Proposals of each lattice that are refined and weighed."""
+CELLS_OF_MIXTURE = 2
+"""Likewise of fcc with hcp, which is weighed for every share."""
 LIMITS = 256
 """Points of the grid of the least area that is found."""
-SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
 """Of hcp in a mixture, each as probable as the others."""
 BY_CHANCE = 0.7
 """Ratio of the geometric law of how many lines there are without a lattice: 2.3 on average."""
@@ -54,18 +57,22 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinesIn:
-    """Lines by rising q, as arrays: places with all errors, ln of areas with relative errors."""
+    """Lines by rising q, as arrays: places with all errors, ln of areas with relative errors.
+
+    Further lines, from ``end_per_nm`` on, are left out.
+    """
 
     lines: tuple[Line, ...]
     q_per_nm: np.ndarray
     error_per_nm: np.ndarray
     log_area: np.ndarray
     area_error: np.ndarray
+    end_per_nm: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One lattice with its best cell: edges (3,) with the covariance of their logarithms (3, 3).
+    """One lattice with its best cell: ``squares`` u, v, w (3,) and their covariance (3, 3).
 
     ``indexed_q_per_nm`` is where each line (n,) should be, NaN for unexplained ones. ``predicted``
     counts reflections up to the last of them. ``probability`` is that of the lattice, all its cells
@@ -73,8 +80,8 @@ class Cell:
     """
 
     lattice: Lattice
-    edges_nm: tuple[float, float, float]
-    log_covariance: np.ndarray
+    squares: np.ndarray
+    covariance: np.ndarray
     indexed_q_per_nm: np.ndarray
     lines_absent: int
     predicted: int
@@ -84,14 +91,17 @@ class Cell:
 
 
 def lines_in(lines: Sequence[Line], settings: LatticeAnalysis) -> LinesIn:
-    """The lines that can be indexed: with a place, an error and an area; the strongest ones."""
+    """The lines that can be indexed: with a place, an error and an area; the lowest ones."""
     kept = [
         line
         for line in lines
         if line.q_per_nm > 0 and math.isfinite(line.q_per_nm_err) and line.area > 0
     ]
-    kept = sorted(kept, key=lambda line: -line.sigmas)[:MOST_LINES]
     kept.sort(key=lambda line: line.q_per_nm)
+    end = math.inf
+    if len(kept) > MOST_LINES:
+        end = 0.5 * (kept[MOST_LINES - 1].q_per_nm + kept[MOST_LINES].q_per_nm)
+        kept = kept[:MOST_LINES]
     q = np.array([line.q_per_nm for line in kept])
     own = np.array([line.q_per_nm_err for line in kept])
     width = np.nan_to_num([line.fwhm_per_nm for line in kept])
@@ -106,6 +116,7 @@ def lines_in(lines: Sequence[Line], settings: LatticeAnalysis) -> LinesIn:
         ),
         log_area=np.log(area),
         area_error=np.clip(np.nan_to_num(relative, nan=1.0), 0.0, 1.0),
+        end_per_nm=end,
     )
 
 
@@ -114,6 +125,7 @@ def window_of(
 ) -> Window | None:
     """The range of S(q) and the least area that is found along it; None where there is no S(q)."""
     usable = np.isfinite(structure.structure_factor) & (structure.sigma > 0)
+    usable &= structure.q_per_nm <= lines.end_per_nm
     if np.count_nonzero(usable) < 2 or not lines.lines:
         return None
     q, sigma = structure.q_per_nm[usable], structure.sigma[usable]
@@ -142,169 +154,137 @@ def candidates(
 ) -> tuple[list[Cell], float]:
     """Every lattice that indexes lines, with its best cell, and the probability of none.
 
-    All lattices are as probable as each other before, and as none, but for those whose cores do
-    not fit.
+    All lattices are as probable as each other before, and all together as none, but for those whose
+    cores do not fit.
     """
-    found: list[Cell] = []
-    for lattice in lattices():
-        if best := _best(_cells(lattice, lines, window, core, settings)):
-            found.append(best)
     mixed, fcc, hcp = fcc_with_hcp()
-    of_mixture: list[Cell] = []
-    cells = _proposals(mixed, lines, window)
-    for share in SHARES:
-        weight = (1.0 - share) * fcc + share * hcp
-        of_mixture += [
-            each
-            for cell in cells
-            if (each := _weighed(mixed, weight, cell, lines, window, core, settings, share))
-        ]
-    if best := _best(of_mixture, len(SHARES)):
-        found.append(best)
-    log_none = unrelated(len(lines.lines), BY_CHANCE)
-    top = max([log_none, *(cell.log_evidence for cell in found)])
-    none = math.exp(log_none - top)
-    odds = [math.exp(cell.log_evidence - top) for cell in found]
-    total = none + sum(odds)
-    settled = [
-        replace(cell, probability=odd / total) for cell, odd in zip(found, odds, strict=True)
+    shares = np.array(SHARES)[:, None]
+    found = [
+        _best(lattice, lattice.weight[None], CELLS, lines, window, core, settings)
+        for lattice in lattices()
     ]
+    weights = (1.0 - shares) * fcc + shares * hcp
+    found.append(_best(mixed, weights, CELLS_OF_MIXTURE, lines, window, core, settings))
+    cells = [cell for cell in found if cell is not None]
+    # None is as probable as all of them together.
+    log_none = unrelated(len(lines.lines), BY_CHANCE) + math.log(len(found))
+    top = max([log_none, *(cell.log_evidence for cell in cells)])
+    none = math.exp(log_none - top)
+    odds = [math.exp(cell.log_evidence - top) for cell in cells]
+    total = none + sum(odds)
+    settled = [replace(cell, probability=odd / total) for cell, odd in zip(cells, odds, strict=True)]
     return settled, none / total
 
 
-def _best(cells: list[Cell], chances: int = 1) -> Cell | None:
-    """The best cell of a lattice with the evidence of all different ones, a mean over chances."""
-    if not cells:
-        return None
-    different: list[Cell] = []
-    for cell in sorted(cells, key=lambda each: -each.log_evidence):
-        if all(
-            cell.share != other.share
-            or max(abs(math.log(a / b)) for a, b in zip(cell.edges_nm, other.edges_nm, strict=True))
-            > 1e-4
-            for other in different
-        ):
-            different.append(cell)
-    best = different[0]
-    total = sum(math.exp(cell.log_evidence - best.log_evidence) for cell in different) / chances
-    return replace(best, log_evidence=best.log_evidence + math.log(total))
+def distances_nm(core: FormFactor, settings: LatticeAnalysis) -> tuple[float, float]:
+    """Between which the distance of neighbours is sought; overlap is tried, and pays."""
+    if not core.diameter_nm > 0:
+        return ANYWHERE_NM
+    return NEAREST * core.diameter_nm, core.diameter_nm + settings.largest_gap_nm
 
 
-def _proposals(lattice: Lattice, lines: LinesIn, window: Window) -> list[np.ndarray]:
-    scale = 1.0 / (4.0 * math.pi**2)
-    cells, scores = np.zeros((CELLS, 3)), np.empty(CELLS)
-    width = window.high_per_nm - window.low_per_nm
-    gain = np.log(width / (math.sqrt(2.0 * math.pi) * lines.error_per_nm))
-    propose(
-        lines.q_per_nm**2 * scale,
-        2.0 * lines.q_per_nm * lines.error_per_nm * scale,
-        gain,
-        LEAD,
-        (window.low_per_nm**2 * scale, window.high_per_nm**2 * scale),
-        lattice.forms, lattice.seeds, lattice.inverses, lattice.least, lattice.most,
-        lattice.ascending, cells, scores,
-    )  # fmt: skip
-    return [cell for cell, score in zip(cells, scores, strict=True) if score > -math.inf]
+def _density(lattice: Lattice, core: FormFactor, settings: LatticeAnalysis) -> tuple[float, float]:
+    """Bounds of the product of 1 / edge^2 that a proposal may have."""
+    low, high = distances_nm(core, settings)
+    if not lattice.unit_volume > 0:
+        return high**-6, (low / SHEETS) ** -6
+    # Per particle, d^3 / sqrt(2) is the least, and few lattices are more open than so.
+    least, most = low**3 / math.sqrt(2.0), OPEN * high**3
+    return (lattice.unit_volume / most) ** 2, (lattice.unit_volume / least) ** 2
 
 
-def _cells(
-    lattice: Lattice, lines: LinesIn, window: Window, core: FormFactor, settings: LatticeAnalysis
-) -> list[Cell]:
-    found = (
-        _weighed(lattice, lattice.weight, cell, lines, window, core, settings)
-        for cell in _proposals(lattice, lines, window)
+def cube_nm3(core: FormFactor) -> float:
+    """<D^3> of normal diameters: D^3 + 3 D s^2."""
+    return core.diameter_nm**3 + 3.0 * core.diameter_nm * float(np.nan_to_num(core.sigma_nm)) ** 2
+
+
+def _limits_of(core: FormFactor, settings: LatticeAnalysis) -> tuple[float, ...]:
+    """What the cores ask of a cell, as ``pipeline.kernels.indexing`` takes it."""
+    if not core.diameter_nm > 0:
+        return (0.0,) * 7
+    error = max(float(np.nan_to_num(core.diameter_nm_err)), 1e-3 * core.diameter_nm)
+    near = 1.0 - settings.overlap_tolerance
+    return (
+        near * core.diameter_nm,
+        core.diameter_nm + settings.largest_gap_nm,
+        error,
+        cube_nm3(core),
+        3.0 * error / core.diameter_nm,
+        DENSEST / near**3,
+        settings.overlap_prior,
     )
-    return [cell for cell in found if cell is not None]
 
 
-def _weighed(
+def _proposals(
     lattice: Lattice,
-    weight: np.ndarray,
-    proposal: np.ndarray,
+    cells: np.ndarray,
     lines: LinesIn,
     window: Window,
     core: FormFactor,
     settings: LatticeAnalysis,
-    share: float = math.nan,
+) -> None:
+    """Cells that may be worth their while, into ``cells`` (t, 3); zeros where there are fewer."""
+    scale = 1.0 / (4.0 * math.pi**2)
+    width = window.high_per_nm - window.low_per_nm
+    per_error = 2.0 * lines.q_per_nm * scale
+    propose(
+        lines.q_per_nm**2 * scale,
+        per_error * lines.error_per_nm,
+        per_error * np.maximum(GATE * lines.error_per_nm, window.merge_per_nm),
+        np.log(width / (math.sqrt(2.0 * math.pi) * lines.error_per_nm)),
+        LEAD,
+        (window.low_per_nm**2 * scale, window.high_per_nm**2 * scale),
+        _density(lattice, core, settings),
+        lattice.forms, lattice.seeds, lattice.inverses, lattice.least, lattice.most,
+        lattice.ascending, cells, np.empty(len(cells)),
+    )  # fmt: skip
+
+
+def _best(
+    lattice: Lattice,
+    weights: np.ndarray,
+    most: int,
+    lines: LinesIn,
+    window: Window,
+    core: FormFactor,
+    settings: LatticeAnalysis,
 ) -> Cell | None:
-    """A proposed cell refined; None where the lines do not settle it or it leaves its range."""
+    """The best cell of a lattice, with the evidence of all; ``weights`` (s, r), equally probable."""
     count = len(lines.lines)
-    cell, covariance = proposal.copy(), np.zeros((3, 3))
-    of_line, indexed = np.empty(count, dtype=np.int64), np.empty(count)
-    counts = np.zeros(4, dtype=np.int64)
-    log_evidence = weigh(
+    cells = np.zeros((len(weights), most, 3))
+    _proposals(lattice, cells[0], lines, window, core, settings)
+    cells[1:] = cells[0]
+    covariances = np.zeros((*cells.shape, 3))
+    indexed = np.empty((*cells.shape[:2], count))
+    counts = np.zeros((*cells.shape[:2], 4), dtype=np.int64)
+    evidence = np.empty(cells.shape[:2])
+    weigh_all(
         lines.q_per_nm, lines.error_per_nm, lines.log_area, lines.area_error, window.limits,
         (window.low_per_nm, window.high_per_nm), window.merge_per_nm, settings.area_scatter,
-        settings.unexplained_ratio, lattice.free, lattice.forms, weight, cell, covariance,
-        of_line, indexed, counts,
+        settings.unexplained_ratio, lattice.free, lattice.forms, weights, lattice.steps,
+        lattice.unit_volume, lattice.likenesses, _limits_of(core, settings), cells, covariances, indexed, counts,
+        evidence,
     )  # fmt: skip
-    if not log_evidence > -math.inf:
+    # As many lines as parameters are met by a cell of any kind.
+    evidence[counts[..., 0] <= lattice.free] = -math.inf
+    top = float(np.max(evidence))
+    if top == -math.inf:
         return None
-    free = lattice.free
-    scale_volume = math.log(window.high_per_nm / window.low_per_nm)
-    log_evidence -= math.log(scale_volume * lattice.shape_volume)
-    # d ln(edge) = -du / (2 u), and cells that have fewer free edges repeat them.
-    where = {1: (0, 0, 0), 2: (0, 0, 1), 3: (0, 1, 2)}[free]
-    jacobian = np.zeros((3, 3))
-    for edge, parameter in enumerate(where):
-        jacobian[edge, parameter] = -0.5 / cell[parameter]
-    z2 = ((lines.q_per_nm - indexed) / lines.error_per_nm) ** 2
-    spare = int(counts[0]) - free
+    s, t = divmod(int(np.argmax(evidence)), most)
+    total = sum(math.exp(value - top) for value in evidence.ravel().tolist()) / len(weights)
+    low, high = distances_nm(core, settings)
+    prior = math.log(math.log(high / low) * lattice.shape_volume)
+    z2 = float(np.nansum(((lines.q_per_nm - indexed[s, t]) / lines.error_per_nm) ** 2))
+    spare = int(counts[s, t, 0]) - lattice.free
     # Lines further off than their errors say make the cell less certain, not more.
-    excess = max(1.0, float(np.nansum(z2)) / spare) if spare > 0 else 1.0
-    a, b, c = (1.0 / math.sqrt(cell[parameter]) for parameter in where)
-    found = Cell(
+    excess = max(1.0, z2 / spare) if spare > 0 else 1.0
+    return Cell(
         lattice=lattice,
-        edges_nm=(a, b, c),
-        log_covariance=excess * np.einsum("ij,jk,lk->il", jacobian, covariance, jacobian),
-        indexed_q_per_nm=indexed,
-        lines_absent=int(counts[2]),
-        predicted=int(counts[3]),
-        log_evidence=log_evidence,
-        share=share,
+        squares=cells[s, t],
+        covariance=excess * covariances[s, t],
+        indexed_q_per_nm=indexed[s, t],
+        lines_absent=int(counts[s, t, 2]),
+        predicted=int(counts[s, t, 3]),
+        log_evidence=top + math.log(total) - prior,
+        share=SHARES[s] if len(weights) > 1 else math.nan,
     )
-    return replace(found, log_evidence=log_evidence + math.log(_room(found, core, settings)))
-
-
-def nearest_nm(cell: Cell) -> tuple[float, float]:
-    """Distance of nearest neighbours (of sheets, in a stack) and its error."""
-    if cell.lattice.name == "stack":
-        return cell.edges_nm[0], cell.edges_nm[0] * math.sqrt(cell.log_covariance[0, 0])
-    x, y, z = shortest_vector(cell.lattice, cell.edges_nm)
-    squares = np.array([x * x, y * y, z * z])
-    if cell.lattice.name == "hcp":
-        squares = np.array([x * x + y * y, 0.0, z * z])
-    distance = math.sqrt(float(squares.sum()))
-    share = squares / distance
-    variance = float(np.einsum("i,ij,j->", share, cell.log_covariance, share))
-    return distance, math.sqrt(max(variance, 0.0))
-
-
-def packing(cell: Cell, core: FormFactor) -> tuple[float, float]:
-    """Share of the volume that spheres with the core's sizes fill, and its error; NaN in a stack.
-
-    <D^3> = D^3 + 3 D s^2 of normal diameters.
-    """
-    if cell.lattice.name == "stack" or not core.diameter_nm > 0:
-        return math.nan, math.nan
-    diameter, sigma = core.diameter_nm, float(np.nan_to_num(core.sigma_nm))
-    volume = cell_volume_nm3(cell.lattice, cell.edges_nm) / len(cell.lattice.basis)
-    filled = math.pi / 6.0 * (diameter**3 + 3.0 * diameter * sigma**2) / volume
-    of_core = 3.0 * float(np.nan_to_num(core.diameter_nm_err)) / diameter
-    return filled, filled * math.sqrt(of_core**2 + float(np.sum(cell.log_covariance)))
-
-
-def _room(cell: Cell, core: FormFactor, settings: LatticeAnalysis) -> float:
-    """Weight of a cell before its lines are seen: less than 1 where its cores would overlap."""
-    if not core.diameter_nm > 0:
-        return 1.0
-    nearest, error = nearest_nm(cell)
-    of_core = max(float(np.nan_to_num(core.diameter_nm_err)), 1e-3 * core.diameter_nm)
-    least = (1.0 - settings.overlap_tolerance) * core.diameter_nm
-    fits = 0.5 * math.erfc((least - nearest) / (math.hypot(error, of_core) * math.sqrt(2.0)))
-    filled, filled_error = packing(cell, core)
-    if filled > 0:
-        most = DENSEST / (1.0 - settings.overlap_tolerance) ** 3
-        spare = (most - filled) / max(filled_error, 1e-3 * filled)
-        fits = min(fits, 0.5 * math.erfc(-spare / math.sqrt(2.0)))
-    return settings.overlap_prior + (1.0 - settings.overlap_prior) * fits

@@ -42,6 +42,18 @@ _BASE = (*_CORNER, (0.5, 0.5, 0.0))
 _FACES = (*_BASE, (0.5, 0.0, 0.5), (0.0, 0.5, 0.5))
 _HEXAGONAL = (*_CORNER, (1 / 3, 2 / 3, 0.5))
 
+LIKENESSES = {
+    "tetragonal_p": ((0, 1, 1.0),),
+    # bcc, and fcc at c/a = sqrt(2).
+    "tetragonal_i": ((0, 1, 1.0), (0, 1, 2.0)),
+    "orthorhombic_p": ((0, 1, 1.0), (1, 2, 1.0)),
+    # The last: a = b sqrt(3) is hexagonal.
+    "orthorhombic_c": ((0, 1, 1.0), (0, 1, 3.0)),
+    "orthorhombic_i": ((0, 1, 1.0), (1, 2, 1.0)),
+    "orthorhombic_f": ((0, 1, 1.0), (1, 2, 1.0)),
+}
+"""Where a cell is one of higher symmetry, by column."""
+
 
 class Lattice(NamedTuple):
     """One kind of lattice.
@@ -51,12 +63,16 @@ class Lattice(NamedTuple):
     ``inverses`` (s, free, free) solve them. ``least`` and ``most`` (2,) bound u/v and u/w
     (where free), and ``ascending`` edges exclude a cell's permutations: 3 all, 2 a and b, 1 none.
     ``shape_volume`` is the volume of the logarithms of the ratios of edges that these leave.
+    ``edges`` says which of u, v, w each of a, b, c comes from. A neighbour's squared distance is
+    steps_1 / u + steps_2 / v + steps_3 / w with one row of ``steps`` (m, 3), and ``unit_volume`` is
+    the volume per particle over a b c; 0 in a stack, whose sheets have no known inside.
+    A row (i, j, ratio) of ``likenesses`` (d, 3) says that the cell has a higher symmetry where the
+    i-th of u, v, w is ``ratio`` times the j-th.
     """
 
     name: str
     column: str
     free: int
-    basis: tuple[tuple[float, float, float], ...]
     forms: np.ndarray
     weight: np.ndarray
     seeds: np.ndarray
@@ -65,6 +81,10 @@ class Lattice(NamedTuple):
     most: np.ndarray
     ascending: int
     shape_volume: float
+    edges: tuple[int, int, int]
+    steps: np.ndarray
+    unit_volume: float
+    likenesses: np.ndarray
 
 
 Form = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
@@ -153,9 +173,34 @@ def _lattice(
             volume = 2.0 * math.log(r) ** 2
     forms, weight = tables
     seeds, inverses = _seeds(forms, free, cells)
+    edges = {1: (0, 0, 0), 2: (0, 0, 1), 3: (0, 1, 2)}[free]
+    unit = 0.0 if name == "stack" else (math.sqrt(0.75) if name == "hcp" else 1.0) / len(basis)
     return Lattice(
-        name, column, free, basis, forms, weight, seeds, inverses, least, most, ascending, volume
-    )
+        name, column, free, forms, weight, seeds, inverses, least, most, ascending, volume, edges,
+        _steps(name, basis, edges), unit, np.array(LIKENESSES.get(column, ())).reshape(-1, 3),
+    )  # fmt: skip
+
+
+def _steps(
+    name: str, basis: tuple[tuple[float, float, float], ...], edges: tuple[int, int, int]
+) -> np.ndarray:
+    """Squared distances from the first particle (all are alike) as forms of the free edges."""
+    if name == "stack":
+        return np.array([[1.0, 0.0, 0.0]])
+    steps = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=float)
+    x, y, z = (steps[:, None, :] + np.array(basis)[None, :, :]).reshape(-1, 3).T
+    along = np.stack([x * x, y * y, z * z], axis=1)
+    if name == "hcp":
+        # a and b enclose 120 degrees.
+        along = np.stack([x * x + y * y - x * y, 0 * x, z * z], axis=1)
+    forms = np.zeros_like(along)
+    for edge, parameter in enumerate(edges):
+        forms[:, parameter] += along[:, edge]
+    rows = np.unique(np.round(forms, 9), axis=0)
+    # Only what can be nearest in some cell: no other step is shorter along every edge.
+    rows = rows[rows.sum(axis=1) > 0]
+    nearer = [np.any(np.all(rows <= row, axis=1) & np.any(rows < row, axis=1)) for row in rows]
+    return rows[~np.array(nearer)]
 
 
 @functools.cache
@@ -207,31 +252,3 @@ def fcc_with_hcp() -> tuple[Lattice, np.ndarray, np.ndarray]:
     forms = np.stack([squares[kept], 0 * squares[kept], 0 * squares[kept]], axis=1)
     lattice = _lattice("fcc+hcp", "fcc_hcp", (forms, fcc[kept] + hcp[kept]), _FACES, 1)
     return lattice, fcc[kept], hcp[kept]
-
-
-def shortest_vector(lattice: Lattice, edges_nm: tuple[float, float, float]) -> tuple[float, ...]:
-    """Vector (3,) in nm between the nearest two particles.
-
-    Parameters
-    ----------
-    lattice
-        Not a stack, which does not say where the particles of a sheet are.
-    edges_nm
-        a, b, c.
-    """
-    cell = np.diag(edges_nm)
-    if lattice.name == "hcp":
-        cell[1] = [-0.5 * edges_nm[0], 0.5 * math.sqrt(3.0) * edges_nm[0], 0.0]
-    steps = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=float)
-    places = np.array(lattice.basis)
-    # From the first particle: all are equivalent by translation, or inversion in hcp.
-    vectors = (steps[:, None, :] + places[None, :, :]).reshape(-1, 3) @ cell
-    lengths = np.linalg.norm(vectors, axis=1)
-    lengths[lengths < 1e-9] = math.inf
-    return tuple(vectors[int(np.argmin(lengths))].tolist())
-
-
-def cell_volume_nm3(lattice: Lattice, edges_nm: tuple[float, float, float]) -> float:
-    """Of the cell that ``lattice.basis`` fills."""
-    volume = math.prod(edges_nm)
-    return 0.5 * math.sqrt(3.0) * volume if lattice.name == "hcp" else volume
