@@ -70,8 +70,8 @@ class IndexLattice:
         lines = lines_in(message.lines, self.settings)
         window = window_of(message.structure, lines, self.settings)
         if window is not None:
-            found, none = candidates(lines, window, message.form_factor, self.settings)
-            columns |= _told(found, none, lines, message.form_factor, self.settings)
+            found = candidates(lines, window, message.form_factor, self.settings)
+            columns |= _told(*found, lines, message.form_factor, self.settings)
         return (LatticeRow(frame=message.frame, time_s=message.time_s, **columns),)
 
 
@@ -86,21 +86,30 @@ def _nothing() -> dict[str, Any]:
 
 
 def _told(
-    found: Sequence[Cell], none: float, lines: LinesIn, core: FormFactor, settings: LatticeAnalysis
+    found: Sequence[Cell],
+    probabilities: Sequence[float],
+    none: float,
+    lines: LinesIn,
+    core: FormFactor,
+    settings: LatticeAnalysis,
 ) -> dict[str, Any]:
     """Columns of the verdict, and of the most probable lattice."""
     columns: dict[str, Any] = {
         f"p_{lattice.column}": 0.0 for lattice in (*lattices(), fcc_with_hcp()[0])
     }
-    columns |= {f"p_{cell.lattice.column}": cell.probability for cell in found}
+    columns |= {
+        f"p_{cell.lattice.column}": probability
+        for cell, probability in zip(found, probabilities, strict=True)
+    }
     columns |= {"p_none": none, "lattice": CANNOT_TELL, "lines_unexplained": len(lines.lines)}
-    best = max(found, key=lambda cell: cell.probability, default=None)
-    if best is None or best.probability < none:
+    highest = max(probabilities, default=0.0)
+    if highest < none:
         return columns | {"probability": none}
+    best = found[probabilities.index(highest)]
     name = best.lattice.name
-    if best.probability >= settings.level:
+    if highest >= settings.level:
         columns["lattice"] = "" if name == "stack" else name
-    columns |= {"candidate": name, "probability": best.probability}
+    columns |= {"candidate": name, "probability": highest}
     return columns | _edges(best) | _fit(best, lines) | _space(best, core) | _share(best, lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,7 +23,7 @@ OPEN = 2.5
 """Volume per particle over nearest^3, at most: 1 is simple cubic, 0.71 close-packed."""
 ANYWHERE_NM = (2.0, 60.0)
 """Distances of neighbours that are tried where the core is not known."""
-LEAD = 6
+LEAD = 5
 """Lines from which cells are made: three of the lowest six are the lattice's own and low."""
 CELLS = 6
 """Proposals of each lattice that are refined and weighed."""
@@ -75,8 +75,8 @@ class Cell:
     """One lattice with its best cell: ``squares`` u, v, w (3,) and their covariance (3, 3).
 
     ``indexed_q_per_nm`` is where each line (n,) should be, NaN for unexplained ones. ``predicted``
-    counts reflections up to the last of them. ``probability`` is that of the lattice, all its cells
-    together. ``share`` is of hcp in a mixture.
+    counts reflections up to the last of them. ``log_evidence`` is that of the lattice, all its
+    cells together. ``share`` is of hcp in a mixture.
     """
 
     lattice: Lattice
@@ -86,7 +86,6 @@ class Cell:
     lines_absent: int
     predicted: int
     log_evidence: float
-    probability: float = math.nan
     share: float = math.nan
 
 
@@ -149,22 +148,41 @@ def window_of(
     return Window(float(q[0]), float(q[-1]), width, limits)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    """All of a frame that does not depend on the lattice.
+
+    In 1/nm^2, (n,) along the lines: Q, its errors, and the widths of the lines; ``gain`` is what a
+    line that is met promises. ``distances_nm`` bounds those of neighbours, and ``core`` is what the
+    kernels ask of the cores' room.
+    """
+
+    lines: LinesIn
+    window: Window
+    square: np.ndarray
+    error: np.ndarray
+    merge: np.ndarray
+    gain: np.ndarray
+    distances_nm: tuple[float, float]
+    core: tuple[float, ...]
+
+
 def candidates(
     lines: LinesIn, window: Window, core: FormFactor, settings: LatticeAnalysis
-) -> tuple[list[Cell], float]:
-    """Every lattice that indexes lines, with its best cell, and the probability of none.
+) -> tuple[list[Cell], list[float], float]:
+    """Every lattice that indexes lines with its best cell, its probability, and that of none.
 
     All lattices are as probable as each other before, and all together as none, but for those whose
     cores do not fit.
     """
+    frame = _frame(lines, window, core, settings)
     mixed, fcc, hcp = fcc_with_hcp()
     shares = np.array(SHARES)[:, None]
     found = [
-        _best(lattice, lattice.weight[None], CELLS, lines, window, core, settings)
-        for lattice in lattices()
+        _best(lattice, lattice.weight[None], CELLS, frame, settings) for lattice in lattices()
     ]
     weights = (1.0 - shares) * fcc + shares * hcp
-    found.append(_best(mixed, weights, CELLS_OF_MIXTURE, lines, window, core, settings))
+    found.append(_best(mixed, weights, CELLS_OF_MIXTURE, frame, settings))
     cells = [cell for cell in found if cell is not None]
     # None is as probable as all of them together.
     log_none = unrelated(len(lines.lines), BY_CHANCE) + math.log(len(found))
@@ -172,20 +190,48 @@ def candidates(
     none = math.exp(log_none - top)
     odds = [math.exp(cell.log_evidence - top) for cell in cells]
     total = none + sum(odds)
-    settled = [replace(cell, probability=odd / total) for cell, odd in zip(cells, odds, strict=True)]
-    return settled, none / total
+    return cells, [odd / total for odd in odds], none / total
 
 
-def distances_nm(core: FormFactor, settings: LatticeAnalysis) -> tuple[float, float]:
-    """Between which the distance of neighbours is sought; overlap is tried, and pays."""
-    if not core.diameter_nm > 0:
-        return ANYWHERE_NM
-    return NEAREST * core.diameter_nm, core.diameter_nm + settings.largest_gap_nm
+def cube_nm3(core: FormFactor) -> float:
+    """<D^3> of normal diameters: D^3 + 3 D s^2."""
+    sigma = core.sigma_nm if math.isfinite(core.sigma_nm) else 0.0
+    return core.diameter_nm**3 + 3.0 * core.diameter_nm * sigma**2
 
 
-def _density(lattice: Lattice, core: FormFactor, settings: LatticeAnalysis) -> tuple[float, float]:
+def _frame(
+    lines: LinesIn, window: Window, core: FormFactor, settings: LatticeAnalysis
+) -> _Frame:
+    per_q = 2.0 * lines.q_per_nm / (4.0 * math.pi**2)
+    width = window.high_per_nm - window.low_per_nm
+    distances, limits = ANYWHERE_NM, (0.0,) * 7
+    if core.diameter_nm > 0:
+        diameter = core.diameter_nm
+        error = core.diameter_nm_err if math.isfinite(core.diameter_nm_err) else 0.0
+        error = max(error, 1e-3 * diameter)
+        near = 1.0 - settings.overlap_tolerance
+        furthest = diameter + settings.largest_gap_nm
+        # Overlap is tried, and pays.
+        distances = NEAREST * diameter, furthest
+        limits = (
+            near * diameter, furthest, error, cube_nm3(core), 3.0 * error / diameter,
+            DENSEST / near**3, settings.overlap_prior,
+        )  # fmt: skip
+    return _Frame(
+        lines=lines,
+        window=window,
+        square=lines.q_per_nm**2 / (4.0 * math.pi**2),
+        error=per_q * lines.error_per_nm,
+        merge=per_q * np.maximum(GATE * lines.error_per_nm, window.merge_per_nm),
+        gain=np.log(width / (math.sqrt(2.0 * math.pi) * lines.error_per_nm)),
+        distances_nm=distances,
+        core=limits,
+    )
+
+
+def _density(lattice: Lattice, distances_nm: tuple[float, float]) -> tuple[float, float]:
     """Bounds of the product of 1 / edge^2 that a proposal may have."""
-    low, high = distances_nm(core, settings)
+    low, high = distances_nm
     if not lattice.unit_volume > 0:
         return high**-6, (low / SHEETS) ** -6
     # Per particle, d^3 / sqrt(2) is the least, and few lattices are more open than so.
@@ -193,95 +239,45 @@ def _density(lattice: Lattice, core: FormFactor, settings: LatticeAnalysis) -> t
     return (lattice.unit_volume / most) ** 2, (lattice.unit_volume / least) ** 2
 
 
-def cube_nm3(core: FormFactor) -> float:
-    """<D^3> of normal diameters: D^3 + 3 D s^2."""
-    return core.diameter_nm**3 + 3.0 * core.diameter_nm * float(np.nan_to_num(core.sigma_nm)) ** 2
-
-
-def _limits_of(core: FormFactor, settings: LatticeAnalysis) -> tuple[float, ...]:
-    """What the cores ask of a cell, as ``pipeline.kernels.indexing`` takes it."""
-    if not core.diameter_nm > 0:
-        return (0.0,) * 7
-    error = max(float(np.nan_to_num(core.diameter_nm_err)), 1e-3 * core.diameter_nm)
-    near = 1.0 - settings.overlap_tolerance
-    return (
-        near * core.diameter_nm,
-        core.diameter_nm + settings.largest_gap_nm,
-        error,
-        cube_nm3(core),
-        3.0 * error / core.diameter_nm,
-        DENSEST / near**3,
-        settings.overlap_prior,
-    )
-
-
-def _proposals(
-    lattice: Lattice,
-    cells: np.ndarray,
-    lines: LinesIn,
-    window: Window,
-    core: FormFactor,
-    settings: LatticeAnalysis,
-) -> None:
-    """Cells that may be worth their while, into ``cells`` (t, 3); zeros where there are fewer."""
-    scale = 1.0 / (4.0 * math.pi**2)
-    width = window.high_per_nm - window.low_per_nm
-    per_error = 2.0 * lines.q_per_nm * scale
-    propose(
-        lines.q_per_nm**2 * scale,
-        per_error * lines.error_per_nm,
-        per_error * np.maximum(GATE * lines.error_per_nm, window.merge_per_nm),
-        np.log(width / (math.sqrt(2.0 * math.pi) * lines.error_per_nm)),
-        LEAD,
-        (window.low_per_nm**2 * scale, window.high_per_nm**2 * scale),
-        _density(lattice, core, settings),
-        lattice.forms, lattice.seeds, lattice.inverses, lattice.least, lattice.most,
-        lattice.ascending, cells, np.empty(len(cells)),
-    )  # fmt: skip
-
-
 def _best(
-    lattice: Lattice,
-    weights: np.ndarray,
-    most: int,
-    lines: LinesIn,
-    window: Window,
-    core: FormFactor,
-    settings: LatticeAnalysis,
+    lattice: Lattice, weights: np.ndarray, most: int, frame: _Frame, settings: LatticeAnalysis
 ) -> Cell | None:
     """The best cell of a lattice, with the evidence of all; ``weights`` (s, r), equally probable."""
-    count = len(lines.lines)
-    cells = np.zeros((len(weights), most, 3))
-    _proposals(lattice, cells[0], lines, window, core, settings)
+    lines, window = frame.lines, frame.window
+    edges = window.low_per_nm, window.high_per_nm
+    cells, promise = np.zeros((len(weights), most, 3)), np.empty(most)
+    propose(
+        frame.square, frame.error, frame.merge, frame.gain, LEAD,
+        (edges[0] ** 2 / (4.0 * math.pi**2), edges[1] ** 2 / (4.0 * math.pi**2)),
+        _density(lattice, frame.distances_nm), lattice.forms[: lattice.low], lattice.seeds,
+        lattice.inverses, lattice.least, lattice.most, lattice.ascending, cells[0], promise,
+    )  # fmt: skip
+    if promise[0] == -math.inf:
+        return None
     cells[1:] = cells[0]
-    covariances = np.zeros((*cells.shape, 3))
-    indexed = np.empty((*cells.shape[:2], count))
-    counts = np.zeros((*cells.shape[:2], 4), dtype=np.int64)
-    evidence = np.empty(cells.shape[:2])
+    shape = cells.shape[:2]
+    covariances, indexed = np.zeros((*shape, 3, 3)), np.empty((*shape, len(lines.lines)))
+    counts, evidence = np.zeros((*shape, 4), dtype=np.int64), np.empty(shape)
     weigh_all(
         lines.q_per_nm, lines.error_per_nm, lines.log_area, lines.area_error, window.limits,
-        (window.low_per_nm, window.high_per_nm), window.merge_per_nm, settings.area_scatter,
-        settings.unexplained_ratio, lattice.free, lattice.forms, weights, lattice.steps,
-        lattice.unit_volume, lattice.likenesses, _limits_of(core, settings), cells, covariances, indexed, counts,
-        evidence,
+        edges, window.merge_per_nm, settings.area_scatter, settings.unexplained_ratio,
+        lattice.free, lattice.forms, weights, lattice.steps, lattice.unit_volume,
+        lattice.likenesses, frame.core, cells, covariances, indexed, counts, evidence,
     )  # fmt: skip
-    # As many lines as parameters are met by a cell of any kind.
-    evidence[counts[..., 0] <= lattice.free] = -math.inf
-    top = float(np.max(evidence))
+    s, t = divmod(int(evidence.argmax()), most)
+    top = float(evidence[s, t])
     if top == -math.inf:
         return None
-    s, t = divmod(int(np.argmax(evidence)), most)
-    total = sum(math.exp(value - top) for value in evidence.ravel().tolist()) / len(weights)
-    low, high = distances_nm(core, settings)
+    total = float(np.exp(evidence - top).sum()) / len(weights)
+    low, high = frame.distances_nm
     prior = math.log(math.log(high / low) * lattice.shape_volume)
-    z2 = float(np.nansum(((lines.q_per_nm - indexed[s, t]) / lines.error_per_nm) ** 2))
     spare = int(counts[s, t, 0]) - lattice.free
-    # Lines further off than their errors say make the cell less certain, not more.
-    excess = max(1.0, z2 / spare) if spare > 0 else 1.0
+    z2 = np.nansum(((lines.q_per_nm - indexed[s, t]) / lines.error_per_nm) ** 2)
     return Cell(
         lattice=lattice,
         squares=cells[s, t],
-        covariance=excess * covariances[s, t],
+        # Lines further off than their errors say make the cell less certain, not more.
+        covariance=max(1.0, float(z2) / spare) * covariances[s, t],
         indexed_q_per_nm=indexed[s, t],
         lines_absent=int(counts[s, t, 2]),
         predicted=int(counts[s, t, 3]),

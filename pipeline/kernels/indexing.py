@@ -85,8 +85,13 @@ def _allowed(cell, free, least, most, ascending):
 
 
 @njit(cache=True, nogil=True)
-def _promise(cell, free, forms, square, error, merge, gain, nearest, lowest, highest, best):
-    """Quick score of a cell: gain of the lines met, less what reflections without line cost."""
+def _promise(
+    cell, free, forms, square, error, merge, gain, nearest, lowest, highest, most_absent, best
+):
+    """Quick score of a cell: gain of the lines met, less what reflections without line cost.
+
+    -inf as soon as more than ``most_absent`` are, which no gain makes up for.
+    """
     count = square.size
     for i in range(count):
         best[i] = GATE * GATE
@@ -94,9 +99,7 @@ def _promise(cell, free, forms, square, error, merge, gain, nearest, lowest, hig
     predicted, absent = 0, 0
     top = min(highest, square[count - 1] + GATE * error[count - 1])
     for r in range(forms.shape[0]):
-        place = 0.0
-        for j in range(free):
-            place += cell[j] * forms[r, j]
+        place = cell[0] * forms[r, 0] + cell[1] * forms[r, 1] + cell[2] * forms[r, 2]
         if place < lowest or place >= top:
             continue
         predicted += 1
@@ -104,7 +107,10 @@ def _promise(cell, free, forms, square, error, merge, gain, nearest, lowest, hig
         off = place - square[i]
         distance = off / error[i]
         best[i] = min(best[i], distance * distance)
-        absent += abs(off) > merge[i]
+        if abs(off) > merge[i]:
+            absent += 1
+            if absent > most_absent:
+                return -np.inf
     total, met = 0.0, 0
     for i in range(count):
         if best[i] < GATE * GATE:
@@ -172,7 +178,7 @@ def propose(
     if count < free:
         return
     nearest = nearest_lines(square, window[1])
-    best, cell = np.empty(square.size), np.zeros(3)
+    best, cell, all_gain = np.empty(square.size), np.zeros(3), np.sum(gain)
     picked = np.arange(free)
     while True:
         for s in range(seeds.shape[0]):
@@ -190,8 +196,9 @@ def propose(
             if product < density[0] or product > density[1]:
                 continue
             score = _promise(
-                cell, free, forms, square, error, merge, gain, nearest, window[0], window[1], best
-            )
+                cell, free, forms, square, error, merge, gain, nearest, window[0], window[1],
+                (all_gain - scores[-1]) / ABSENCE, best,
+            )  # fmt: skip
             if score > scores[-1]:
                 _keep(cell, score, free, cells, scores)
         # The next combination of lines, in lexical order.
@@ -599,6 +606,9 @@ def weigh(
     log_absent, counts[2] = _absences(
         line_q, count, q, row, weight, of_reflection, law, limits, window, merge, doubt
     )
+    if counts[0] <= free:
+        # As many lines as parameters are met by a cell of any kind.
+        return -np.inf
     counts[1] = lines - counts[0]
     counts[3] = np.count_nonzero(q[:count] <= highest + 0.5 * merge)
     room = _room(cell, covariance, steps, unit_volume, free, core)

@@ -25,6 +25,8 @@ import numpy as np
 
 HIGHEST = 8
 """Indices go so far. An edge of 2.4 times the shortest line's spacing needs 6 at 2.4 times its q."""
+LOW = 6
+"""Likewise where cells are proposed, for which the lowest lines matter."""
 MOST_ANISOTROPIC = 2.2
 """Largest ratio of two edges of a cell. Spheroidal particles with ligands stay below 1.5, and
 body-centred tetragonal reaches fcc at 1.41."""
@@ -33,7 +35,7 @@ HCP_FREEDOM = 0.04
 HCP_IDEAL = math.sqrt(8.0 / 3.0)
 DENSEST = math.pi / math.sqrt(18.0)
 """Packing fraction of equal spheres, at most (Hales, Ann. Math. 162 (2005) 1065)."""
-FIRST = 6
+FIRST = 5
 """A seed's reflections are among so many first ones of some cell: two of them may be too weak."""
 
 _CORNER = ((0.0, 0.0, 0.0),)
@@ -58,7 +60,8 @@ LIKENESSES = {
 class Lattice(NamedTuple):
     """One kind of lattice.
 
-    ``forms`` (r, 3) are the c of its reflections and ``weight`` (r,) their weights. ``free``
+    ``forms`` (r, 3) are the c of its reflections and ``weight`` (r,) their weights, the first ``low`` of
+    them up to LOW. ``free``
     parameters of (u, v, w) are free. ``seeds`` (s, free) are sets of low rows which settle them,
     ``inverses`` (s, free, free) solve them. ``least`` and ``most`` (2,) bound u/v and u/w
     (where free), and ``ascending`` edges exclude a cell's permutations: 3 all, 2 a and b, 1 none.
@@ -75,6 +78,7 @@ class Lattice(NamedTuple):
     free: int
     forms: np.ndarray
     weight: np.ndarray
+    low: int
     seeds: np.ndarray
     inverses: np.ndarray
     least: np.ndarray
@@ -173,10 +177,11 @@ def _lattice(
             volume = 2.0 * math.log(r) ** 2
     forms, weight = tables
     seeds, inverses = _seeds(forms, free, cells)
+    low = int(np.count_nonzero(forms.sum(axis=1) <= LOW**2))
     edges = {1: (0, 0, 0), 2: (0, 0, 1), 3: (0, 1, 2)}[free]
     unit = 0.0 if name == "stack" else (math.sqrt(0.75) if name == "hcp" else 1.0) / len(basis)
     return Lattice(
-        name, column, free, forms, weight, seeds, inverses, least, most, ascending, volume, edges,
+        name, column, free, forms, weight, low, seeds, inverses, least, most, ascending, volume, edges,
         _steps(name, basis, edges), unit, np.array(LIKENESSES.get(column, ())).reshape(-1, 3),
     )  # fmt: skip
 
