@@ -188,7 +188,7 @@ def frame_of(
         frame=0, time_s=0.0, order_z=20.0, lattice_z=20.0, spacing_nm=nan, spacing_nm_err=nan,
         peak_1_q_per_nm=nan, peak_2_q_per_nm=nan, peak_3_q_per_nm=nan, peak_1_height=nan,
         peak_2_height=nan, peak_3_height=nan, peak_fwhm_per_nm=nan, domain_nm=nan,
-        order_kind="stack",
+        order_kind="fcc",
     )  # fmt: skip
     structure = StructureFactor(
         frame=0, time_s=0.0, q_per_nm=q, structure_factor=np.ones_like(q), sigma=sigma,

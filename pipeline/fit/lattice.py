@@ -16,15 +16,17 @@ from pipeline.fit.lattice_evidence import (
     candidates,
     cube_nm3,
     lines_in,
+    own_lines,
     window_of,
 )
-from pipeline.kernels.indexing import nearest_neighbour, volume_per_particle
+from pipeline.kernels.indexing import GATE, nearest_neighbour, volume_per_particle
 from pipeline.kernels.lattices import DENSEST, HCP_IDEAL, fcc_with_hcp, lattices
 from pipeline.messages import (
     FormFactor,
     LatticeRow,
     Line,
     OrderedCurve,
+    Peak,
     Result,
     RunStart,
 )
@@ -32,6 +34,8 @@ from pipeline.messages import (
 CANNOT_TELL = "cannot tell"
 LEAST_FOR_STRAIN = 3
 """Lines that a straight line of widths against q needs to be more than itself."""
+USUAL_SCATTER = 0.5
+"""Of ln(area) of a phase's lines about their law."""
 WITHIN = 2.0
 """Standard errors by which cores may overlap and still be said to have room."""
 
@@ -72,6 +76,8 @@ class IndexLattice:
         if window is not None:
             found = candidates(lines, window, message.form_factor, self.settings)
             columns |= _told(*found, lines, message.form_factor, self.settings)
+            if columns["lattice"] == CANNOT_TELL and _flat(lines, message.judged.peak):
+                columns["lattice"] = ""
         return (LatticeRow(frame=message.frame, time_s=message.time_s, **columns),)
 
 
@@ -83,6 +89,17 @@ def _nothing() -> dict[str, Any]:
         for each in fields(LatticeRow)
         if each.name not in ("frame", "time_s")
     }
+
+
+def _flat(lines: LinesIn, peak: Peak) -> bool:
+    """Whether nothing speaks of three dimensions: no order, or all lines are a stack's."""
+    if peak.order_kind != "stack":
+        return peak.order_kind == ""
+    first = 2.0 * math.pi / peak.spacing_nm
+    order = np.maximum(np.round(lines.q_per_nm / first), 1.0)
+    # A comb is broad and shared by a few lines' errors: half its width is near.
+    near = GATE * lines.error_per_nm + 0.5 * peak.peak_fwhm_per_nm
+    return bool(np.all(np.abs(lines.q_per_nm - order * first) < near))
 
 
 def _told(
@@ -191,30 +208,21 @@ def _share(cell: Cell, lines: LinesIn) -> dict[str, Any]:
     """
     if cell.lattice.name != "fcc+hcp":
         return {}
-    lattice, in_fcc, in_hcp = fcc_with_hcp()
-    places = 2.0 * math.pi * np.sqrt(lattice.forms[:, 0]) / edges_nm(cell)[0]
-    logs: dict[str, list[float]] = {"fcc": [], "hcp": []}
-    errors: dict[str, list[float]] = {"fcc": [], "hcp": []}
-    for line, q in enumerate(cell.indexed_q_per_nm.tolist()):
-        if not math.isfinite(q):
-            continue
-        near = np.abs(places - q) < 1e-3 * q
-        weights = float(in_fcc[near].sum()), float(in_hcp[near].sum())
-        if (weights[0] > 0) == (weights[1] > 0):
-            continue
-        phase, weight = ("fcc", weights[0]) if weights[0] > 0 else ("hcp", weights[1])
-        logs[phase].append(float(lines.log_area[line]) + 2.0 * math.log(q) - math.log(weight))
-        errors[phase].append(float(lines.area_error[line]))
-    if not logs["fcc"] or not logs["hcp"]:
-        return {"hcp_share": cell.share}
-    logit = float(np.mean(logs["hcp"]) - np.mean(logs["fcc"]))
+    logs: list[float] = []
     variance = 0.0
-    for phase, values in logs.items():
+    for phase in own_lines(cell):
+        values = [
+            float(lines.log_area[line])
+            + 2.0 * math.log(cell.indexed_q_per_nm[line])
+            - math.log(weight)
+            for line, weight in phase
+        ]
         # Fewer than three lines do not show their own scatter: half a factor is usual.
-        scatter = float(np.std(values, ddof=1)) if len(values) > 2 else 0.5
-        own = float(np.sqrt(np.mean(np.square(errors[phase]))))
-        variance += (scatter**2 + own**2) / len(values)
-    share = 1.0 / (1.0 + math.exp(-logit))
+        scatter = float(np.std(values, ddof=1)) if len(values) > 2 else USUAL_SCATTER
+        errors = lines.area_error[[line for line, _ in phase]]
+        variance += (scatter**2 + float(np.mean(errors**2))) / len(values)
+        logs.append(float(np.mean(values)))
+    share = 1.0 / (1.0 + math.exp(logs[0] - logs[1]))
     return {"hcp_share": share, "hcp_share_err": share * (1.0 - share) * math.sqrt(variance)}
 
 

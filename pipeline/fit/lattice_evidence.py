@@ -19,8 +19,6 @@ NEAREST = 0.75
 """Cells are tried whose neighbours are nearer than the core's diameter by this factor."""
 SHEETS = 1.5
 """How much nearer than neighbours sheets may be: close-packed ones are at 0.82, (111) of sc 0.58."""
-OPEN = 2.5
-"""Volume per particle over nearest^3, at most: 1 is simple cubic, 0.71 close-packed."""
 ANYWHERE_NM = (2.0, 60.0)
 """Distances of neighbours that are tried where the core is not known."""
 LEAD = 5
@@ -182,15 +180,32 @@ def candidates(
         _best(lattice, lattice.weight[None], CELLS, frame, settings) for lattice in lattices()
     ]
     weights = (1.0 - shares) * fcc + shares * hcp
-    found.append(_best(mixed, weights, CELLS_OF_MIXTURE, frame, settings))
+    mixture = _best(mixed, weights, CELLS_OF_MIXTURE, frame, settings)
+    # Unless each has a line that the other has not, there is one of them only.
+    if mixture is not None and all(own_lines(mixture)):
+        found.append(mixture)
     cells = [cell for cell in found if cell is not None]
     # None is as probable as all of them together.
-    log_none = unrelated(len(lines.lines), BY_CHANCE) + math.log(len(found))
+    log_none = unrelated(len(lines.lines), BY_CHANCE) + math.log(len(lattices()) + 1)
     top = max([log_none, *(cell.log_evidence for cell in cells)])
     none = math.exp(log_none - top)
     odds = [math.exp(cell.log_evidence - top) for cell in cells]
     total = none + sum(odds)
     return cells, [odd / total for odd in odds], none / total
+
+
+def own_lines(mixture: Cell) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """Lines of fcc alone, and of hcp alone, with the weight of their reflections in their phase."""
+    lattice, *weights = fcc_with_hcp()
+    places = 2.0 * math.pi * np.sqrt(lattice.forms[:, 0] * mixture.squares[0])
+    own: tuple[list[tuple[int, float]], list[tuple[int, float]]] = ([], [])
+    for line, q in enumerate(mixture.indexed_q_per_nm.tolist()):
+        near = np.abs(places - q) < 1e-3 * q
+        of_each = [float(weight[near].sum()) for weight in weights]
+        if (of_each[0] > 0) != (of_each[1] > 0):
+            phase = 0 if of_each[0] > 0 else 1
+            own[phase].append((line, of_each[phase]))
+    return own
 
 
 def cube_nm3(core: FormFactor) -> float:
@@ -229,28 +244,20 @@ def _frame(
     )
 
 
-def _density(lattice: Lattice, distances_nm: tuple[float, float]) -> tuple[float, float]:
-    """Bounds of the product of 1 / edge^2 that a proposal may have."""
-    low, high = distances_nm
-    if not lattice.unit_volume > 0:
-        return high**-6, (low / SHEETS) ** -6
-    # Per particle, d^3 / sqrt(2) is the least, and few lattices are more open than so.
-    least, most = low**3 / math.sqrt(2.0), OPEN * high**3
-    return (lattice.unit_volume / most) ** 2, (lattice.unit_volume / least) ** 2
-
-
 def _best(
     lattice: Lattice, weights: np.ndarray, most: int, frame: _Frame, settings: LatticeAnalysis
 ) -> Cell | None:
     """The best cell of a lattice, with the evidence of all; ``weights`` (s, r), equally probable."""
     lines, window = frame.lines, frame.window
     edges = window.low_per_nm, window.high_per_nm
+    low, high = frame.distances_nm
     cells, promise = np.zeros((len(weights), most, 3)), np.empty(most)
     propose(
         frame.square, frame.error, frame.merge, frame.gain, LEAD,
         (edges[0] ** 2 / (4.0 * math.pi**2), edges[1] ** 2 / (4.0 * math.pi**2)),
-        _density(lattice, frame.distances_nm), lattice.forms[: lattice.low], lattice.seeds,
-        lattice.inverses, lattice.least, lattice.most, lattice.ascending, cells[0], promise,
+        (low if lattice.unit_volume > 0 else low / SHEETS, high), lattice.forms[: lattice.low],
+        lattice.seeds, lattice.inverses, lattice.least, lattice.most, lattice.ascending,
+        lattice.steps, cells[0], promise,
     )  # fmt: skip
     if promise[0] == -math.inf:
         return None
@@ -261,15 +268,14 @@ def _best(
     weigh_all(
         lines.q_per_nm, lines.error_per_nm, lines.log_area, lines.area_error, window.limits,
         edges, window.merge_per_nm, settings.area_scatter, settings.unexplained_ratio,
-        lattice.free, lattice.forms, weights, lattice.steps, lattice.unit_volume,
-        lattice.likenesses, frame.core, cells, covariances, indexed, counts, evidence,
+        lattice.free, lattice.forms, weights, lattice.least, lattice.most, lattice.ascending,
+        lattice.steps, lattice.unit_volume, lattice.likenesses, frame.core, cells, covariances, indexed, counts, evidence,
     )  # fmt: skip
     s, t = divmod(int(evidence.argmax()), most)
     top = float(evidence[s, t])
     if top == -math.inf:
         return None
     total = float(np.exp(evidence - top).sum()) / len(weights)
-    low, high = frame.distances_nm
     prior = math.log(math.log(high / low) * lattice.shape_volume)
     spare = int(counts[s, t, 0]) - lattice.free
     z2 = np.nansum(((lines.q_per_nm - indexed[s, t]) / lines.error_per_nm) ** 2)

@@ -50,6 +50,9 @@ DIFFERENT = 0.01
 """Cells whose parameters (u, v, w) differ by less are the same."""
 CONVERGED = 2e-4
 """Refined ones that differ by less are; they have converged to the same lines."""
+SPARE = 2
+"""Lines beyond the parameters that a lattice needs: as many lines as parameters are met by a cell
+of any kind, and one more, which may be a blend, by one of many. A stack needs one."""
 ROUNDS = 5
 """Refinements at most; most end when the second one indexes the same lines."""
 BINS = 1024
@@ -82,6 +85,19 @@ def _allowed(cell, free, least, most, ascending):
         if ratio < least[j - 1] or ratio > most[j - 1]:
             return False
     return not (ascending == 3 and cell[1] < cell[2])
+
+
+@njit(cache=True, nogil=True)
+def _has_room(cell, steps, distances):
+    """Whether nearest neighbours are at a distance between the two given."""
+    least = np.inf
+    for m in range(steps.shape[0]):
+        square = 0.0
+        for j in range(cell.size):
+            if steps[m, j] > 0.0:
+                square += steps[m, j] / cell[j]
+        least = min(least, square)
+    return distances[0] ** 2 <= least <= distances[1] ** 2
 
 
 @njit(cache=True, nogil=True)
@@ -147,8 +163,8 @@ def _keep(cell, score, free, cells, scores):
 
 @njit(cache=True, nogil=True)
 def propose(
-    square, error, merge, gain, lead, window, density, forms, seeds, inverses, least, most,
-    ascending, cells, scores,
+    square, error, merge, gain, lead, window, distances, forms, seeds, inverses, least, most,
+    ascending, steps, cells, scores,
 ):  # fmt: skip
     """The most promising cells of one lattice: low lines tried as all sets of low reflections.
 
@@ -164,10 +180,9 @@ def propose(
         Lines from which cells are made, the lowest ones.
     window
         (lowest, highest) Q.
-    density
-        (lowest, highest) product of u, v, w, with the free ones repeated as cells do: an inverse
-        square of the volume.
-    forms, seeds, inverses, least, most, ascending
+    distances
+        (lowest, highest) distance of nearest neighbours.
+    forms, seeds, inverses, least, most, ascending, steps
         Of ``pipeline.kernels.lattices.Lattice``.
     cells, scores
         (t, 3) and (t,), overwritten: the best, by falling score. -inf where there are fewer.
@@ -188,12 +203,7 @@ def propose(
                     cell[j] += inverses[s, j, m] * square[picked[m]]
             if not _allowed(cell, free, least, most, ascending):
                 continue
-            product = cell[0] * cell[0] * cell[0]
-            if free == 2:
-                product = cell[0] * cell[0] * cell[1]
-            elif free == 3:
-                product = cell[0] * cell[1] * cell[2]
-            if product < density[0] or product > density[1]:
+            if not _has_room(cell, steps, distances):
                 continue
             score = _promise(
                 cell, free, forms, square, error, merge, gain, nearest, window[0], window[1],
@@ -538,7 +548,7 @@ def _splits(cell, likenesses, least):
 @njit(cache=True, nogil=True)
 def weigh(
     line_q, line_error, log_area, area_error, limits, window, merge, scatter, ratio, free, forms,
-    weight, steps, unit_volume, likenesses, core, cell, covariance, indexed_q, counts,
+    weight, least, most, ascending, steps, unit_volume, likenesses, core, cell, covariance, indexed_q, counts,
 ):  # fmt: skip
     """Refine one cell on the lines that it indexes, and its ln L times the parameters' volume.
 
@@ -556,7 +566,7 @@ def weigh(
         Of ln(area) about its law.
     ratio
         r of the number of unexplained lines.
-    free, forms, weight, steps, unit_volume, likenesses
+    free, forms, weight, least, most, ascending, steps, unit_volume, likenesses
         Of the lattice.
     core
         See ``_room``.
@@ -594,6 +604,8 @@ def weigh(
         indexed_q[i] = meant[i, 1] if meant[i, 0] > 0.0 else np.nan
         if meant[i, 0] > 0.0:
             highest = line_q[i]
+    if not _allowed(cell, free, least, most, ascending):
+        return -np.inf
     # A distortion too small to split the highest line would be free, and is not claimed.
     if not _splits(cell, likenesses, HALF_MERGED * merge / highest):
         return -np.inf
@@ -606,8 +618,7 @@ def weigh(
     log_absent, counts[2] = _absences(
         line_q, count, q, row, weight, of_reflection, law, limits, window, merge, doubt
     )
-    if counts[0] <= free:
-        # As many lines as parameters are met by a cell of any kind.
+    if counts[0] < free + (SPARE if unit_volume > 0.0 else 1):
         return -np.inf
     counts[1] = lines - counts[0]
     counts[3] = np.count_nonzero(q[:count] <= highest + 0.5 * merge)
@@ -618,7 +629,7 @@ def weigh(
 @njit(cache=True, nogil=True)
 def weigh_all(
     line_q, line_error, log_area, area_error, limits, window, merge, scatter, ratio, free, forms,
-    weights, steps, unit_volume, likenesses, core, cells, covariances, indexed_q, counts, evidence,
+    weights, least, most, ascending, steps, unit_volume, likenesses, core, cells, covariances, indexed_q, counts, evidence,
 ):  # fmt: skip
     """``weigh`` for all cells (t, 3) and all weights (s, r): outputs have the axes (s, t) first.
 
@@ -632,7 +643,8 @@ def weigh_all(
                 continue
             value = weigh(
                 line_q, line_error, log_area, area_error, limits, window, merge, scatter, ratio,
-                free, forms, weights[s], steps, unit_volume, likenesses, core, cells[s, t], covariances[s, t],
+                free, forms, weights[s], least, most, ascending, steps, unit_volume,
+                likenesses, core, cells[s, t], covariances[s, t],
                 indexed_q[s, t], counts[s, t],
             )  # fmt: skip
             for other in range(t):

@@ -27,7 +27,7 @@ HIGHEST = 8
 """Indices go so far. An edge of 2.4 times the shortest line's spacing needs 6 at 2.4 times its q."""
 LOW = 6
 """Likewise where cells are proposed, for which the lowest lines matter."""
-MOST_ANISOTROPIC = 2.2
+MOST_ANISOTROPIC = 2.0
 """Largest ratio of two edges of a cell. Spheroidal particles with ligands stay below 1.5, and
 body-centred tetragonal reaches fcc at 1.41."""
 HCP_FREEDOM = 0.04
