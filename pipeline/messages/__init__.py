@@ -15,6 +15,7 @@ from pipeline.messages.frames import (
     frozen_array,
 )
 from pipeline.messages.invariants import Invariants
+from pipeline.messages.lattice import LatticeRow
 from pipeline.messages.lines import (
     FormFactor,
     Line,
@@ -67,6 +68,7 @@ __all__ = [
     "ImageFrame",
     "Invariants",
     "JudgedCurve",
+    "LatticeRow",
     "Line",
     "LinesRow",
     "MagicHistogram",
