@@ -23,7 +23,7 @@ from pipeline.kernels import ladder as kernel
 from pipeline.messages import ArrayResult, RowResult
 from pipeline.reaction.magic import MagicSizes
 from pipeline.reaction.magic_ladder import Ladder
-from pipeline.reaction.magic_tracks import Tracks
+from pipeline.tracks import Tracks
 from pipeline.store.layout import ArrayNode, TableNode
 
 RATE_HZ = 10.0
