@@ -51,11 +51,20 @@ from pipeline.messages.results import (
 )
 from pipeline.messages.size_distribution import SizeDistribution, SizeMoments
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
+from pipeline.messages.tracks import (
+    CellContraction,
+    CrystalTracks,
+    LineTracks,
+    OrderTracks,
+    SpacingContraction,
+)
 
 __all__ = [
     "ArrayResult",
     "BadFrameError",
     "Cake",
+    "CellContraction",
+    "CrystalTracks",
     "Curve",
     "CurveFrame",
     "Exciton",
@@ -67,6 +76,7 @@ __all__ = [
     "Invariants",
     "JudgedCurve",
     "Line",
+    "LineTracks",
     "LinesRow",
     "MagicHistogram",
     "MagicLadder",
@@ -75,6 +85,7 @@ __all__ = [
     "MapResult",
     "Minima",
     "OrderLines",
+    "OrderTracks",
     "OrderedCurve",
     "PackedImageFrame",
     "Peak",
@@ -87,6 +98,7 @@ __all__ = [
     "SecondDerivative",
     "SizeDistribution",
     "SizeMoments",
+    "SpacingContraction",
     "Spectrum",
     "SpectrumFrame",
     "Stage",
