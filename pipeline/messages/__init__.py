@@ -58,6 +58,7 @@ from pipeline.messages.tracks import (
     OrderTracks,
     SpacingContraction,
 )
+from pipeline.messages.waxs import Phase, WaxsPhases, phases_of
 
 __all__ = [
     "ArrayResult",
@@ -89,6 +90,7 @@ __all__ = [
     "OrderedCurve",
     "PackedImageFrame",
     "Peak",
+    "Phase",
     "Populations",
     "ReactionGrowth",
     "Result",
@@ -108,6 +110,8 @@ __all__ = [
     "WaxsCake",
     "WaxsCurve",
     "WaxsLines",
+    "WaxsPhases",
     "frozen_array",
     "lines_of",
+    "phases_of",
 ]
