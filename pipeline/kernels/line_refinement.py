@@ -33,7 +33,7 @@ def solve_heights(rows, count, heights):
     left = count
     for j in range(count):
         members[j] = 3 * j
-    heights[:count] = 0.0
+        heights[j] = 0.0
     while left > 0:
         if solve_subset(rows.gram, rows.moment, members, left, solution):
             worst = 0
@@ -57,7 +57,7 @@ def solve_heights(rows, count, heights):
 @njit(cache=True, nogil=True)
 def is_pressed(at, bounds, j, axis, gradient):
     """Whether a place (axis 0) or width (1) is at a bound that ``gradient`` pushes it against."""
-    place, width = at[j]
+    place, width = at[j, 0], at[j, 1]
     least, greatest = bounds[j, 0], bounds[j, 1]
     if axis == 0:
         least, greatest = bounds[j, 2] + 0.5 * width, bounds[j, 3] - 0.5 * width
@@ -94,10 +94,29 @@ def fill_normal(rows, at, bounds, heights, count, normal, gradient, members):
 
 
 @njit(cache=True, nogil=True)
+def height_error(rows, at, bounds, heights, count, j):
+    """Error of the height of line ``j`` at its place and width, all other lines free."""
+    size = 3 * count
+    members, unit, solution = np.empty(size, np.int64), np.zeros(size), np.empty(size)
+    free = 1
+    members[0] = 3 * j
+    for a in range(size):
+        i = a // 3
+        if i == j or heights[i] == 0.0 or (a % 3 == 2 and is_pressed(at, bounds, i, 1, -1.0)):
+            continue
+        members[free] = a
+        free += 1
+    unit[3 * j] = 1.0
+    if not solve_subset(rows.gram, unit, members, free, solution):
+        return np.inf
+    return np.sqrt(solution[0])
+
+
+@njit(cache=True, nogil=True)
 def _move(at, bounds, count, step, trial):
     """``at`` moved by ``step`` (3 m,), not too far and into its bounds."""
     for j in range(count):
-        place, width = at[j]
+        place, width = at[j, 0], at[j, 1]
         furthest = FURTHEST * width
         wider = width + min(max(step[3 * j + 2], -furthest), furthest)
         trial[j, 1] = min(max(wider, bounds[j, 0]), bounds[j, 1])
@@ -133,9 +152,9 @@ def refine(
         By how much the lines let chi-square fall.
     """
     size = 3 * count
-    normal, gradient = np.empty((size, size)), np.empty(size)
-    members, solution, step = np.empty(size, np.int64), np.empty(size), np.zeros(size)
-    trial, trial_heights = at.copy(), heights.copy()
+    normal, damped, gradient = np.empty((size, size)), np.empty((size, size)), np.empty(size)
+    members, solution, step = np.empty(size, np.int64), np.empty(size), np.empty(size)
+    trial, trial_heights = np.empty((count, 2)), np.empty(count)
     for j in range(count):
         fill_line(q_per_nm, data_w, scale_w, basis, at[j, 0], at[j, 1], rows, j)
         fill_products(rows, j, j + 1)
@@ -147,8 +166,10 @@ def refine(
         if fresh:
             free = fill_normal(rows, at, bounds, heights, count, normal, gradient, members)
             fresh = False
-        damped = normal.copy()
         for a in range(size):
+            step[a] = 0.0
+            for b in range(size):
+                damped[a, b] = normal[a, b]
             if a % 3 > 0:
                 damped[a, a] *= 1.0 + damping
         if not solve_subset(damped, gradient, members, free, solution):
@@ -156,7 +177,6 @@ def refine(
             if damping > MOST_DAMPING:
                 break
             continue
-        step[:] = 0.0
         promised = 0.0
         for i in range(free):
             step[members[i]] = solution[i]
@@ -174,8 +194,9 @@ def refine(
         trial_fall = solve_heights(spare, count, trial_heights)
         if trial_fall > fall:
             fall = trial_fall
-            at[:count] = trial[:count]
-            heights[:count] = trial_heights[:count]
+            for j in range(count):
+                at[j, 0], at[j, 1] = trial[j, 0], trial[j, 1]
+                heights[j] = trial_heights[j]
             copy_rows(spare, rows, count)
             damping = max(damping * 0.1, 1e-8)
             fresh = True
@@ -196,9 +217,12 @@ def fill_covariance(rows, at, bounds, heights, count, covariance):
     normal, gradient = np.empty((size, size)), np.empty(size)
     members, unit, solution = np.empty(size, np.int64), np.empty(size), np.empty(size)
     free = fill_normal(rows, at, bounds, heights, count, normal, gradient, members)
-    covariance[:size, :size] = np.nan
+    for a in range(size):
+        for b in range(size):
+            covariance[a, b] = np.nan
     for i in range(free):
-        unit[:] = 0.0
+        for a in range(size):
+            unit[a] = 0.0
         unit[members[i]] = 1.0
         if not solve_subset(normal, unit, members, free, solution):
             return False
