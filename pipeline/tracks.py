@@ -17,7 +17,7 @@ LOST_FRAMES = 3
 REMEMBERED = 8
 """Sightings from which a track's next place is foretold: few enough to follow a bend."""
 LEAST_SIGHTINGS = 4
-"""Below this a track is expected where it was last seen: a slope of three places is mostly noise."""
+"""With fewer a track is expected where it was last seen: a slope of three places is noise."""
 GATE_SIGMAS = 5.0
 """Standard errors, of the place and of what was foretold, that a line may be off its track."""
 GATE_WIDTHS = 0.5

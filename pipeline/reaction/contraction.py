@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pipeline.config.tracks import TrackAnalysis
 from pipeline.messages import CellContraction, Result, SpacingContraction
 from pipeline.messages.rows import Row, number
-from pipeline.reaction.rates import Slope, Window, slope, value_of, weighted_mean
+from pipeline.reaction.rates import UNKNOWN, Slope, Window, slope, value_of, weighted_mean
 
 EDGES = ("a", "b", "c")
 UNCLAIMED = ("", "cannot tell")
@@ -23,7 +23,7 @@ PERCENT_PER_MIN = 6000.0
 class Change:
     """Of a length: its rate, and its strain against a reference."""
 
-    rate: Slope = Slope()
+    rate: Slope = UNKNOWN
     rate_percent_per_min: float = math.nan
     rate_percent_per_min_err: float = math.nan
     strain_percent: float = math.nan
@@ -34,7 +34,8 @@ class Change:
 
 
 class FollowedLength:
-    """A length over time; the first that are reliable, some running on one line, are its reference.
+    """A length over time. The first that are reliable, some running on one line, are its reference;
+    what was seen before them is none.
 
     Parameters
     ----------
@@ -53,9 +54,11 @@ class FollowedLength:
         if not (length_nm > 0 and 0 < length_nm_err < length_nm):
             self._first.clear()
             length_nm = math.nan
+        elif math.isnan(self._reference[0]):
+            self._first.append((time_s, length_nm, length_nm_err))
+            self._refer()
         else:
             self._window.add(time_s, length_nm, length_nm_err)
-            self._refer(time_s, length_nm, length_nm_err)
         rate = self._window.slope(time_s)
         if math.isnan(length_nm):
             # It is not known whether the length is still there: no rate of what is not seen.
@@ -76,10 +79,7 @@ class FollowedLength:
         names = ("reference_nm", "reference_nm_err", "reference_s")
         return dict(zip(names, self._reference, strict=True))
 
-    def _refer(self, time_s: float, length_nm: float, length_nm_err: float) -> None:
-        if not math.isnan(self._reference[0]):
-            return
-        self._first.append((time_s, length_nm, length_nm_err))
+    def _refer(self) -> None:
         if len(self._first) < self._least:
             return
         times, lengths, errors = zip(*self._first, strict=True)
@@ -88,6 +88,8 @@ class FollowedLength:
         mean, error = weighted_mean(lengths, errors)
         moment, _ = weighted_mean(times, errors)
         self._reference = (mean, error, moment)
+        for each in self._first:
+            self._window.add(*each)
 
 
 class SpacingOverTime:

@@ -86,16 +86,16 @@ class FollowLines:
 class FollowOrderLines(FollowLines):
     """Lines of the structure factor."""
 
-    name = "order"
-    reads = ("assembly/lines",)
-    made = OrderTracks
-    produces = (OrderTracks,)
+    name: ClassVar[str] = "order"
+    reads: ClassVar[tuple[str, ...]] = ("assembly/lines",)
+    made: ClassVar[type[LineTracks]] = OrderTracks
+    produces: ClassVar[tuple[type[Result], ...]] = (OrderTracks,)
 
 
 class FollowCrystalLines(FollowLines):
     """Lines of the wide-angle detector."""
 
-    name = "crystal"
-    reads = ("waxs/lines",)
-    made = CrystalTracks
-    produces = (CrystalTracks,)
+    name: ClassVar[str] = "crystal"
+    reads: ClassVar[tuple[str, ...]] = ("waxs/lines",)
+    made: ClassVar[type[LineTracks]] = CrystalTracks
+    produces: ClassVar[tuple[type[Result], ...]] = (CrystalTracks,)
