@@ -131,16 +131,21 @@ class Tracks:
         distance = abs(track.place - sighting.place)
         return distance if distance <= self._gate else math.inf
 
+    def _rank(self, track: Track) -> int:
+        """Tracks of a lower rank are served first."""
+        del track
+        return 0
+
     def _owners(self, sightings: Sequence[Sighting]) -> dict[int, int]:
         """The track of each sighting that has one, both by their indices."""
         pairs = sorted(
-            (distance, t, s)
+            (self._rank(track), distance, t, s)
             for t, track in enumerate(self._tracks)
             for s, sighting in enumerate(sightings)
             if math.isfinite(distance := self._distance(track, sighting))
         )
         owner: dict[int, int] = {}
-        for _, t, s in pairs:
+        for _, _, t, s in pairs:
             if s not in owner and t not in owner.values():
                 owner[s] = t
         return owner
@@ -196,6 +201,10 @@ class MovingTracks(Tracks):
     def follow(self, sightings: Sequence[Sighting]) -> Linked:
         """Take up what was seen in one frame."""
         return self._link(sightings)
+
+    def _rank(self, track: Track) -> int:
+        """What noise put beside a line must not take it over."""
+        return int(track.number == 0)
 
     def _distance(self, track: Track, sighting: Sighting) -> float:
         distance = off_track(track.path, sighting)
