@@ -207,6 +207,16 @@ def test_a_weak_line_that_stronger_ones_push_out_of_the_row_has_not_vanished():
     assert [a.kind for a in alerts_of(frames_of([*gone, weak], 120))] == ["line_vanished"]
 
 
+def test_a_shutter_is_no_end_of_all_lines_but_melting_is():
+    frames = frames_of([(10.0, between(0, 90, 40.0)), (21.5, between(0, 90, 15.0))], 150)
+    frames[40:47] = [[]] * 7
+    ends = alerts_of(frames)
+    assert [alert.kind for alert in ends] == ["line_vanished"] * 2
+    assert {alert.frame for alert in ends} == {97}
+    assert [alert.first_frame for alert in ends] == [90, 90]
+    assert [alert.onset_s for alert in ends] == pytest.approx([45.25] * 2, abs=0.2)
+
+
 def test_rows_so_far_decide_alone():
     frames = frames_of([(10.0, 40.0), (15.0, between(40, 70, 9.0))], 120, seed=2, spurious=0.2)
     assert alerts_of(frames[:80]) == [a for a in alerts_of(frames) if a.frame < 80]
@@ -291,6 +301,13 @@ def test_phases_that_appear_and_vanish_by_name():
     # One frame without, or with, is none.
     present[20], present[80] = (), ("PbBr2", "CsPbBr3", "Cs4PbBr6")
     assert told(phase_alerts(z, present)) == told(alerts)
+
+
+def test_a_shutter_is_no_end_of_a_phase():
+    present = [("CsPbBr3",)] * 40 + [()] * 7 + [("CsPbBr3",)] * 40 + [()] * 20
+    (end,) = phase_alerts(np.full(107, 9.0), present)
+    assert (end.kind, end.first_frame, end.frame) == ("phase_vanished", 87, 94)
+    assert end.onset_s == pytest.approx(43.75, abs=0.1)
 
 
 def test_a_phase_that_cannot_be_told_from_another_has_not_gone():

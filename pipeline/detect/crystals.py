@@ -42,6 +42,9 @@ MOST_Z = 3.0
 """A frame counts for no more than this significance of crystals: 3.9 of the 12 nats that an alarm
 needs at 2 Hz and 24 h, so that a bad frame and the noise of its neighbours are none."""
 
+HELD_FRAMES = 8
+"""As many as the guard of the other detectors takes for a new level (`pipeline.detect.guard`)."""
+
 
 class Clock:
     """Times of the rows: the typical period, and how many frames the accepted time is."""
@@ -64,6 +67,29 @@ class Clock:
         """Mean number of frames between false alarms that is accepted."""
         period = median(self._periods) if self._periods else math.inf
         return max(self._false_alarm_s / period, FEWEST_FRAMES)
+
+
+class Hold:
+    """Keeps back frames that show nothing where something was: beam, shutter, or the end of all.
+
+    Where something is seen again after fewer than `HELD_FRAMES` they are forgotten; otherwise they
+    count, late.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[Row] = []
+        self._accepted = False
+
+    def through(self, row: Row, *, dark: bool) -> Sequence[Row]:
+        """The rows that are to be judged now."""
+        if not dark or self._accepted:
+            self._held, self._accepted = [], dark
+            return (row,)
+        self._held.append(row)
+        if len(self._held) < HELD_FRAMES:
+            return ()
+        rows, self._held, self._accepted = self._held, [], True
+        return rows
 
 
 class Place:
@@ -136,14 +162,22 @@ class CrystalLines:
     def __init__(self, settings: Detection) -> None:
         self._coverage = settings.interval_coverage
         self._clock = Clock(settings.false_alarm_hours)
+        self._hold = Hold()
         self._places: list[Place] = []
         # Frames so far, with the significance below which a line would not have been listed.
         self._frames: deque[tuple[Seen, float]] = deque(maxlen=FRAMES_BEFORE)
 
     def update(self, row: Row, /) -> Iterable[Alert]:
-        frame, time_s = int(row["frame"]), number(row, "time_s")
-        if not row.get("judged", True) or not math.isfinite(time_s):
+        if not row.get("judged", True) or not math.isfinite(number(row, "time_s")):
             return
+        dark = int(row["lines"]) == 0 and any(place.watch.present for place in self._places)
+        for each in self._hold.through(row, dark=dark):
+            for place, change in self._judged(each):
+                yield self._alert(row, place, change)
+
+    def _judged(self, row: Row) -> Iterable[tuple[Place, Change]]:
+        """What a frame settles."""
+        frame, time_s = int(row["frame"]), number(row, "time_s")
         before_s = self._clock.tick(time_s)
         lines = [line for line in lines_of(row) if line.sigmas > 0]
         full = len(lines) == MOST_LINES
@@ -171,7 +205,7 @@ class CrystalLines:
                 place.unseen += 1
             change = place.judge(Seen(frame, before_s, time_s, what), threshold)
             if change is not None:
-                yield self._alert(row, place, change)
+                yield place, change
         self._places = [
             p for p in self._places if p.watch.present or (p.unseen < REMEMBERED and not p.hidden)
         ]
@@ -231,6 +265,7 @@ class Crystals:
         self._crystalline = ShiftWatch(settings.interval_coverage)
         self._first_s = math.nan
         self._settled = False
+        self._hold = Hold()
         self._phases: dict[str, PresenceWatch] = {}
 
     def update(self, row: Row, /) -> Iterable[Alert]:
@@ -241,6 +276,15 @@ class Crystals:
             self._first_s = time_s
         before_s = self._clock.tick(time_s)
         yield from self._crystallisation(row, time_s, z)
+        dark = not any(phase.present for phase in phases_of(row))
+        dark &= any(watch.present for watch in self._phases.values())
+        for each in self._hold.through({**row, "before_s": before_s}, dark=dark):
+            for phase, change in self._judged(each):
+                yield self._phase_alert(row, phase, change)
+
+    def _judged(self, row: Row) -> Iterable[tuple[Phase, Change]]:
+        """What a frame settles of phases."""
+        frame, before_s, time_s = int(row["frame"]), row["before_s"], number(row, "time_s")
         confounded = {name.strip() for name in str(row.get("confounded") or "").split(",")}
         threshold = math.log(self._clock.frames * MOST_PHASES)
         for phase in phases_of(row):
@@ -248,10 +292,9 @@ class Crystals:
                 continue  # it cannot be told from another
             watch = self._phases.setdefault(phase.name, PresenceWatch(self._coverage))
             what = STRONGEST if phase.present else NOTHING
-            seen = Seen(int(row["frame"]), before_s, time_s, what)
-            change = watch.update(seen, threshold)
+            change = watch.update(Seen(frame, before_s, time_s, what), threshold)
             if change is not None:
-                yield self._phase_alert(row, phase, change)
+                yield phase, change
 
     def _crystallisation(self, row: Row, time_s: float, z: float) -> Iterable[Alert]:
         if self._settled:
