@@ -9,6 +9,8 @@ from numba import njit
 
 SINGULAR = 1e-13
 """A pivot of the unit-diagonal Gram matrix below this is rounding: the columns are one."""
+NO_GAIN = 1e-6
+"""A column that would rise by less than this many standard errors stays at zero."""
 
 
 @njit(cache=True, nogil=True)
@@ -132,3 +134,86 @@ def solve_amplitudes(gram, moment, non_negative, banned, amplitudes):
             if left_out == banned:
                 break
     return best
+
+
+@njit(cache=True, nogil=True)
+def solve_active_set(gram, moment, non_negative, amplitudes):
+    """Best amplitudes of many columns, of which some must not be negative.
+
+    Active sets (Lawson and Hanson, Solving Least Squares Problems, 1974, ch. 23), begun with the
+    columns that ``amplitudes`` has above zero, and all that may be negative.
+
+    Parameters
+    ----------
+    gram, moment
+        C^T C (k, k) and C^T y (k,) of the whitened columns.
+    non_negative
+        (k,) booleans.
+    amplitudes
+        (k,), the start; overwritten, 0 for a column that is left out.
+
+    Returns
+    -------
+    float
+        How much chi-square falls below y^T y.
+    """
+    size = moment.size
+    taken = np.zeros(size, np.bool_)
+    refused = np.zeros(size, np.bool_)
+    members, solution = np.empty(size, np.int64), np.empty(size)
+    for j in range(size):
+        refused[j] = not gram[j, j] > 0.0
+        taken[j] = not refused[j] and (not non_negative[j] or amplitudes[j] > 0.0)
+        amplitudes[j] = max(amplitudes[j], 0.0) if taken[j] and non_negative[j] else 0.0
+    last = -1
+    for _ in range(3 * size):
+        # Inner loop: solve, and step back to where the first amplitude meets zero.
+        while True:
+            count = 0
+            for j in range(size):
+                if taken[j]:
+                    members[count] = j
+                    count += 1
+            if count == 0:
+                break
+            if not solve_subset(gram, moment, members, count, solution):
+                # Collinear: the newest (or last) column that may go, goes for good.
+                gone = last
+                if gone < 0 or not taken[gone]:
+                    gone = members[count - 1]
+                taken[gone], refused[gone], amplitudes[gone] = False, True, 0.0
+                continue
+            step, first = 1.0, -1
+            for i in range(count):
+                j = members[i]
+                if non_negative[j] and solution[i] <= 0.0:
+                    share = amplitudes[j] / (amplitudes[j] - solution[i] + 1e-300)
+                    if first < 0 or share < step:
+                        step, first = share, j
+            for i in range(count):
+                j = members[i]
+                if first < 0 or not non_negative[j]:
+                    amplitudes[j] = solution[i]
+                else:
+                    amplitudes[j] += step * (solution[i] - amplitudes[j])
+            if first < 0:
+                break
+            taken[first], amplitudes[first] = False, 0.0
+        best, last = 0.0, -1
+        for j in range(size):
+            if taken[j] or refused[j]:
+                continue
+            slope = moment[j]
+            for i in range(count):
+                slope -= gram[j, members[i]] * amplitudes[members[i]]
+            # In standard errors, so that columns of any size compare.
+            slope /= np.sqrt(gram[j, j])
+            if slope > max(best, NO_GAIN):
+                best, last = slope, j
+        if last < 0:
+            break
+        taken[last] = True
+    fall = 0.0
+    for j in range(size):
+        fall += amplitudes[j] * moment[j]
+    return fall

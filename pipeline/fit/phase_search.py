@@ -1,0 +1,233 @@
+"""Which phases a curve needs: greedy, by the Bayesian information criterion, with alternatives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.fit.phase_problem import PhasePlan
+from pipeline.kernels.order import noise_level, orthonormal, project_out, scan
+from pipeline.kernels.powder import SEARCHED, WIDTH, fill_jacobian, fit_phases
+from pipeline.kernels.significance import scan_significance
+
+RIVAL = 0.25
+"""Share of a phase's gain in chi-square from which another is tried in its place."""
+TOLD_APART = 0.05
+"""Probability of a rival in a phase's place below which the two are told apart."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """A curve in the window; weight is 1/sigma, 0 where a point is no use."""
+
+    intensity: np.ndarray
+    weight: np.ndarray
+    estimated: bool
+
+    @property
+    def whitened(self) -> np.ndarray:
+        return self.intensity * self.weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhaseFit:
+    """The fit of one set of phases at its minimum; see `pipeline.kernels.powder.fit_phases`."""
+
+    present: np.ndarray
+    at: np.ndarray
+    amplitudes: np.ndarray
+    chi2: float
+    columns: np.ndarray
+    residual_w: np.ndarray
+    parameters: int
+    """Of the phases alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gains:
+    """What each phase would add to a fit: score of its best template and where that is.
+
+    ``gain`` (phases,) is the fall of chi-square that is to be expected; ``best`` and ``lengths``
+    are the highest score of all and the lengths of all paths, for its significance.
+    """
+
+    gain: np.ndarray
+    start: np.ndarray
+    columns: np.ndarray
+    best: float
+    lengths: list[float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """The best set of phases, what else was fitted, and how sure that is."""
+
+    fit: PhaseFit
+    crystalline_z: float
+    noise: float
+    """Scatter over what sigma says, at least 1, in all errors."""
+    probability: np.ndarray
+    confounded: tuple[int, ...]
+
+
+def fit_set(plan: PhasePlan, points: Points, present: np.ndarray, at: np.ndarray) -> PhaseFit:
+    """Fit one set of phases from ``at``."""
+    powder = plan.powder
+    many = plan.nuisances.shape[0]
+    own = np.diff(powder.first_column)
+    amplitudes = np.zeros(many + int(own[present].sum()))
+    at = at.copy()
+    chi2, columns, residual = fit_phases(
+        powder, present, np.ascontiguousarray(plan.nuisances * points.weight), plan.non_negative,
+        points.whitened, points.weight, at, amplitudes,
+    )  # fmt: skip
+    searched = powder.searched[present]
+    return PhaseFit(
+        present=present.copy(),
+        at=at,
+        amplitudes=amplitudes,
+        chi2=float(chi2),
+        columns=columns,
+        residual_w=residual,
+        parameters=int(np.count_nonzero(amplitudes[many:]) + np.count_nonzero(searched)),
+    )
+
+
+def measure_gains(plan: PhasePlan, points: Points, fit: PhaseFit) -> Gains:
+    """Scores of all phases' templates on what ``fit`` leaves."""
+    powder = plan.powder
+    phases = len(plan.reflections)
+    lines = np.empty((SEARCHED * phases, points.weight.size))
+    many = plan.nuisances.shape[0]
+    starts = np.full(phases, -1, np.int64)
+    place = many
+    for p in np.flatnonzero(fit.present).tolist():
+        starts[p] = place
+        place += int(powder.first_column[p + 1] - powder.first_column[p])
+    count = fill_jacobian(
+        powder, fit.present, starts, fit.at, points.weight, fit.amplitudes, lines,
+        np.empty((SEARCHED * phases, 2), np.int64),
+    )  # fmt: skip
+    columns = np.vstack([fit.columns, lines[:count]])
+    basis = np.empty_like(columns)
+    basis = basis[: orthonormal(columns, basis)]
+    residual = project_out(points.whitened, basis)
+    gain, start = np.zeros(phases), fit.at.copy()
+    used = np.zeros(phases, np.int64)
+    best, lengths = -math.inf, []
+    sums: dict[tuple[int, float], np.ndarray] = {}
+    counts: dict[tuple[int, float], np.ndarray] = {}
+    stretches: dict[tuple[int, float], np.ndarray] = {}
+    for each in plan.scans:
+        if fit.present[each.phase]:
+            continue
+        scores = np.empty(each.stretches.size)
+        length = scan(residual, points.weight, basis, each.templates, 0.0, scores)
+        best = max(best, float(scores.max()))
+        lengths.append(length)
+        key = (each.phase, each.width_per_nm)
+        above = np.where(scores > 0.0, scores, 0.0) ** 2
+        sums[key] = sums.get(key, 0.0) + above
+        counts[key] = counts.get(key, 0) + (scores > 1.0)
+        stretches[key] = each.stretches
+    # The whole gain of a free phase is the sum over its lines, each less what chance gives it.
+    for (p, width), total in sums.items():
+        worth = total - counts[p, width] * math.log(points.weight.size)
+        j = int(np.argmax(worth))
+        if total[j] > 0.0 and (used[p] == 0 or worth[j] > gain[p]):
+            gain[p], used[p] = worth[j], 1
+            start[p, :WIDTH] = stretches[p, width][j]
+            start[p, WIDTH] = width
+    return Gains(gain=gain, start=start, columns=used, best=best, lengths=lengths)
+
+
+def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chosen:
+    """The set of phases that explains a curve best for its number of parameters.
+
+    From none, the phase that promises most is added while the criterion, chi-square over what
+    the larger set leaves plus the number of parameters times ln(n), falls. Each phase of the set
+    is then exchanged for others that gained as much in its place, and left out. Probabilities are
+    of these sets, exp(-criterion/2) each.
+    """
+    phases = len(plan.reflections)
+    empty = fit_set(plan, points, np.zeros(phases, bool), plan.powder.lower)
+    tried = [empty]
+    first = measure_gains(plan, points, empty) if phases else None
+    fit, gains = empty, first
+    while gains is not None and not fit.present.all() and gains.gain.max() > 0.0:
+        further = _with(plan, points, fit, gains, int(np.argmax(gains.gain)))
+        tried.append(further)
+        if not _cost(further, further, points) < _cost(fit, further, points):
+            break
+        fit = further
+        gains = measure_gains(plan, points, fit)
+    noise = _noise(fit, points)
+    z = scan_significance(first.best / noise, first.lengths) if first is not None else math.nan
+    if not z >= report_sigma:
+        probability = np.zeros(phases)
+        return Chosen(empty, z, _noise(empty, points), probability, ())
+    fit, swaps = _exchange(plan, points, fit, first, tried)
+    costs = np.array([_cost(each, fit, points) for each in tried])
+    weights = np.exp(-0.5 * (costs - costs.min()))
+    sets = np.array([each.present for each in tried])
+    probability = np.array([weights[sets[:, p]].sum() / weights.sum() for p in range(phases)])
+    own = _cost(fit, fit, points)
+    confounded: set[int] = set()
+    for p, other, swap in swaps:
+        odds = math.exp(-0.5 * min(_cost(swap, fit, points) - own, 1400.0))
+        if odds / (1.0 + odds) > TOLD_APART:
+            confounded |= {p, other}
+    return Chosen(fit, z, _noise(fit, points), probability, tuple(sorted(confounded)))
+
+
+def _with(plan: PhasePlan, points: Points, fit: PhaseFit, gains: Gains, p: int) -> PhaseFit:
+    present, at = fit.present.copy(), fit.at.copy()
+    present[p], at[p] = True, gains.start[p]
+    return fit_set(plan, points, present, at)
+
+
+def _exchange(
+    plan: PhasePlan,
+    points: Points,
+    fit: PhaseFit,
+    first: Gains | None,
+    tried: list[PhaseFit],
+) -> tuple[PhaseFit, list[tuple[int, int, PhaseFit]]]:
+    """The best of the set and its exchanges; all exchanges of that."""
+    assert first is not None
+    swaps: list[tuple[int, int, PhaseFit]] = []
+    for p in np.flatnonzero(fit.present).tolist():
+        without = fit.present.copy()
+        without[p] = False
+        if without.any():
+            tried.append(fit_set(plan, points, without, fit.at))
+        for other in np.flatnonzero(~fit.present).tolist():
+            if first.gain[other] > RIVAL * first.gain[p] > 0.0:
+                present, at = without.copy(), fit.at.copy()
+                present[other], at[other] = True, first.start[other]
+                swap = fit_set(plan, points, present, at)
+                tried.append(swap)
+                swaps.append((p, other, swap))
+    best = min(tried, key=lambda each: _cost(each, fit, points))
+    if best is not fit and best.present.any():
+        # The exchange that won has that which it replaced for a rival.
+        swaps = [(p, other, fit if swap is best else swap) for p, other, swap in swaps]
+        return best, swaps
+    return fit, swaps
+
+
+def _cost(fit: PhaseFit, fullest: PhaseFit, points: Points) -> float:
+    """Bayesian information criterion, with chi-square in units of what ``fullest`` leaves."""
+    n = int(np.count_nonzero(points.weight))
+    freedom = max(n - fullest.parameters - fullest.columns.shape[0], 1)
+    scale = max(1.0, fullest.chi2 / freedom)
+    return fit.chi2 / scale + fit.parameters * math.log(n)
+
+
+def _noise(fit: PhaseFit, points: Points) -> float:
+    used = points.weight > 0.0
+    n = int(np.count_nonzero(used))
+    freedom = math.sqrt(max(1.0 - (fit.columns.shape[0] + fit.parameters) / n, 0.1))
+    return max(1.0, noise_level(np.ascontiguousarray(fit.residual_w[used])) / freedom)
