@@ -62,8 +62,11 @@ class FollowedLength:
         rate = self._window.slope(time_s)
         if math.isnan(length_nm):
             # It is not known whether the length is still there: no rate of what is not seen.
-            return Change(**self._known())
-        reference, reference_err, _ = self._reference
+            return self._change(UNKNOWN, math.nan, math.nan)
+        return self._change(rate, length_nm, length_nm_err)
+
+    def _change(self, rate: Slope, length_nm: float, length_nm_err: float) -> Change:
+        reference, reference_err, reference_s = self._reference
         return Change(
             rate=rate,
             rate_percent_per_min=PERCENT_PER_MIN * rate.value / length_nm,
@@ -72,12 +75,10 @@ class FollowedLength:
             strain_percent_err=100.0
             * math.hypot(length_nm_err, reference_err * length_nm / reference)
             / reference,
-            **self._known(),
+            reference_nm=reference,
+            reference_nm_err=reference_err,
+            reference_s=reference_s,
         )
-
-    def _known(self) -> dict[str, float]:
-        names = ("reference_nm", "reference_nm_err", "reference_s")
-        return dict(zip(names, self._reference, strict=True))
 
     def _refer(self) -> None:
         if len(self._first) < self._least:
