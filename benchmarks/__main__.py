@@ -85,6 +85,12 @@ def _magic(quick: bool) -> None:
     magic.main(rounds=20 if quick else 200)
 
 
+def _phases(_: bool) -> None:
+    from benchmarks import phases
+
+    phases.main()
+
+
 def _size_distribution(quick: bool) -> None:
     from benchmarks import size_distribution
 
@@ -121,6 +127,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "reaction": _reaction,
     "exciton": _exciton,
     "magic": _magic,
+    "phases": _phases,
     "size_distribution": _size_distribution,
     "bus": _bus,
     "latency": _latency,

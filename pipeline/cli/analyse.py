@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.config.plumbing import Bus
-    from pipeline.config.populations import PopulationsFit
     from pipeline.messages import Stage
     from pipeline.runner import Relay, Runner
 
@@ -47,7 +46,8 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
 
             stages.append(ReduceCake(saxs.reduce))
         if saxs.fit is not None:
-            stages.append(FitPopulations(saxs.fit, config.sample, _instrument(saxs.fit)))
+            instrument = _curve(saxs.fit.instrument_file, "an instrument's curve")
+            stages.append(FitPopulations(saxs.fit, config.sample, instrument))
         if saxs.invariants is not None:
             from pipeline.fit.invariants import FitInvariants
 
@@ -68,6 +68,11 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
             from pipeline.reduce.cake import ReduceWaxsCake
 
             stages.append(ReduceWaxsCake(config.waxs.reduce))
+        if (phases := config.waxs.phases) is not None:
+            from pipeline.fit.phases import FitPhases
+
+            background = _curve(phases.background_file, "a background curve")
+            stages.append(FitPhases(phases, background))
         extra = config.waxs.extra_stages
     elif stream == "absorbance":
         from pipeline.fit.exciton import FitExciton
@@ -88,13 +93,13 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
     return stages + [extra_stage(name) for name in extra]
 
 
-def _instrument(fit: PopulationsFit) -> tuple[np.ndarray, np.ndarray] | None:
-    """q and intensity of the curve whose height is fitted."""
-    if fit.instrument_file is None:
+def _curve(path: str | None, what: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """q and intensity of a curve whose height is fitted."""
+    if path is None:
         return None
     from pipeline.reduce.corrections.background import read_curve
 
-    curve = read_curve(fit.instrument_file, "an instrument's curve")
+    curve = read_curve(path, what)
     return curve.q_per_nm, curve.intensity
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.config.loader import ConfigError
+from pipeline.config.phases import PhasesAnalysis
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.reduce import AreaReduction
 
@@ -29,6 +30,8 @@ def problems(config: RunConfig) -> list[str]:
             found += [f"{stream}.reduce.{line}" for line in _of_stream(settings)]
     if config.saxs.fit is not None:
         found += [f"saxs.fit.{line}" for line in _of_fit(config.saxs.fit)]
+    if config.waxs.phases is not None:
+        found += [f"waxs.phases.{line}" for line in _of_phases(config.waxs.phases)]
     return found
 
 
@@ -55,6 +58,24 @@ def _of_fit(fit: PopulationsFit) -> list[str]:
             read_curve(path, "an instrument's curve")
         except InputError as error:
             found.append(f"instrument_file: {error}")
+    return found
+
+
+def _of_phases(settings: PhasesAnalysis) -> list[str]:
+    from pipeline.fit.phases import FitPhases
+    from pipeline.reduce.corrections.background import read_curve
+    from pipeline.reduce.errors import InputError
+
+    found = []
+    try:
+        FitPhases(settings)
+    except ValueError as error:
+        found.append(f"phases: {error}")
+    try:
+        if settings.background_file is not None:
+            read_curve(settings.background_file, "a background curve")
+    except InputError as error:
+        found.append(f"background_file: {error}")
     return found
 
 

@@ -30,6 +30,7 @@ FILE_SETTINGS = (
         for name in ("poni_file", "mask_file", "dark_file", "flat_file", "background_file")
     ),
     ("saxs", "fit", "instrument_file"),
+    ("waxs", "phases", "background_file"),
     ("bus", "curve_keys"),
 )
 
@@ -204,7 +205,22 @@ def _resolve_files(config: RunConfig, folder: Path) -> RunConfig:
         for model, key in zip(reversed(chain), reversed(location), strict=True):
             changed = model.model_copy(update={key: changed})
         config = changed
-    return config
+    return _resolve_cifs(config, folder)
+
+
+def _resolve_cifs(config: RunConfig, folder: Path) -> RunConfig:
+    """Files of phases, relative to the config file as all others."""
+    if config.waxs.phases is None:
+        return config
+    phases = tuple(
+        phase
+        if phase.cif is None
+        else phase.model_copy(update={"cif": str(folder / Path(phase.cif).expanduser())})
+        for phase in config.waxs.phases.phases
+    )
+    analysis = config.waxs.phases.model_copy(update={"phases": phases})
+    waxs = config.waxs.model_copy(update={"phases": analysis})
+    return config.model_copy(update={"waxs": waxs})
 
 
 def _key_lines(root: yaml.Node) -> Iterator[tuple[Location, int]]:

@@ -11,6 +11,7 @@ from pipeline.config.detect import Detection
 from pipeline.config.exciton import ExcitonFit
 from pipeline.config.invariants import InvariantsAnalysis
 from pipeline.config.magic import MagicAnalysis
+from pipeline.config.phases import PhasesAnalysis
 from pipeline.config.plumbing import Bus, Store
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.reaction import ReactionAnalysis
@@ -38,9 +39,11 @@ class SaxsAnalysis(Section):
 
 
 class WaxsAnalysis(Section):
-    """From image to curve, of a second area detector."""
+    """From image to curve and crystals, of a second area detector."""
 
     reduce: AreaReduction = AreaReduction()
+    phases: PhasesAnalysis | None = None
+    """Absent = curves only."""
     extra_stages: tuple[str, ...] = ()
     """Stages of your own, ``package.module:Class``, that follow."""
 

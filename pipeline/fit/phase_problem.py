@@ -28,8 +28,8 @@ MOST_STRETCHES = 16
 """On either side: beyond, narrow lines are met by the fit's own steps from the nearest."""
 WIDEST_STRAIN = 0.05
 RESOLVED = 0.7
-"""Width over the mean distance of lines up to which a phase is sought whose lines have free heights:
-wider ones merge into a curve of any shape. So 1.373 nm of Cs4PbBr6 is found from 11 nm on."""
+"""Width over the mean distance of lines up to which a phase is sought whose lines have free
+heights: wider ones merge into a curve of any shape. Cs4PbBr6 is found from 10 nm on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

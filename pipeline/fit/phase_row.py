@@ -12,7 +12,7 @@ from pipeline.fit.phase_problem import PhasePlan
 from pipeline.fit.phase_search import Chosen, Points
 from pipeline.kernels.powder import SEARCHED, STRAIN, WIDTH, fit_covariance, line_place
 from pipeline.kernels.residual_tests import describes, residual_verdict
-from pipeline.messages import Line, Phase, WaxsCurve, WaxsPhases
+from pipeline.messages import Line, Phase, PhasesRow, WaxsCurve, WaxsPhases
 from pipeline.messages.waxs import MOST_PHASES
 
 DETERMINED = 0.5
@@ -71,7 +71,7 @@ def make_row(
     curve: WaxsCurve,
     chosen: Chosen,
     lines: tuple[Line, ...],
-) -> WaxsPhases:
+) -> PhasesRow:
     """The row of one frame."""
     fit = chosen.fit
     errors = Errors(plan, points, chosen)
@@ -209,7 +209,8 @@ def _unexplained(plan: PhasePlan, chosen: Chosen, lines: tuple[Line, ...]) -> li
         line
         for line in lines
         if all(
-            abs(line.q_per_nm - place) > 0.5 * max(own, np.nan_to_num(line.fwhm_per_nm))
+            abs(line.q_per_nm - place)
+            > 0.5 * max(own, np.nan_to_num(line.fwhm_per_nm))
             + 3.0 * np.nan_to_num(line.q_per_nm_err)
             for place in places
         )

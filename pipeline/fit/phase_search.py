@@ -16,6 +16,8 @@ RIVAL = 0.25
 """Share of a phase's gain in chi-square from which another is tried in its place."""
 TOLD_APART = 0.05
 """Probability of a rival in a phase's place below which the two are told apart."""
+SIMPLER = 6.0
+"""Fall of the criterion below which a further phase is not reported: 20 to 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +161,7 @@ def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chose
     while gains is not None and not fit.present.all() and gains.gain.max() > 0.0:
         further = _with(plan, points, fit, gains, int(np.argmax(gains.gain)))
         tried.append(further)
-        if not _cost(further, further, points) < _cost(fit, further, points):
+        if not _cost(further, further, points) < _cost(fit, further, points) - SIMPLER:
             break
         fit = further
         gains = measure_gains(plan, points, fit)
@@ -176,8 +178,8 @@ def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chose
     own = _cost(fit, fit, points)
     confounded: set[int] = set()
     for p, other, swap in swaps:
-        odds = math.exp(-0.5 * min(_cost(swap, fit, points) - own, 1400.0))
-        if odds / (1.0 + odds) > TOLD_APART:
+        further = _cost(swap, fit, points) - own
+        if further < 2.0 * math.log(1.0 / TOLD_APART - 1.0):
             confounded |= {p, other}
     return Chosen(fit, z, _noise(fit, points), probability, tuple(sorted(confounded)))
 
@@ -195,7 +197,7 @@ def _exchange(
     first: Gains | None,
     tried: list[PhaseFit],
 ) -> tuple[PhaseFit, list[tuple[int, int, PhaseFit]]]:
-    """The best of the set and its exchanges; all exchanges of that."""
+    """The set or one of its exchanges, whichever is reported; all exchanges."""
     assert first is not None
     swaps: list[tuple[int, int, PhaseFit]] = []
     for p in np.flatnonzero(fit.present).tolist():
@@ -210,12 +212,14 @@ def _exchange(
                 swap = fit_set(plan, points, present, at)
                 tried.append(swap)
                 swaps.append((p, other, swap))
-    best = min(tried, key=lambda each: _cost(each, fit, points))
-    if best is not fit and best.present.any():
-        # The exchange that won has that which it replaced for a rival.
-        swaps = [(p, other, fit if swap is best else swap) for p, other, swap in swaps]
-        return best, swaps
-    return fit, swaps
+    likely = [fit, *(swap for _, _, swap in swaps)]
+    costs = [_cost(each, fit, points) for each in likely]
+    # exp(-margin/2) to 1 are the odds of a rival that is just told apart.
+    margin = 2.0 * math.log(1.0 / TOLD_APART - 1.0)
+    kept = [each for each, cost in zip(likely, costs, strict=True) if cost <= min(costs) + margin]
+    best = min(kept, key=lambda each: np.flatnonzero(each.present).tolist())
+    # The exchange that is reported has that which it replaces for a rival.
+    return best, [(p, other, fit if swap is best else swap) for p, other, swap in swaps]
 
 
 def _cost(fit: PhaseFit, fullest: PhaseFit, points: Points) -> float:

@@ -59,9 +59,14 @@ class FitPhases:
         self.settings = settings
         self._background = background
         # Wide patterns reach into the window from beyond it: as far as the widest profile.
-        widest = settings.scherrer_k * 2.0 * np.pi / min(
-            settings.amorphous_order_nm if settings.amorphous_of else settings.size_range_nm[0],
-            settings.size_range_nm[0],
+        widest = (
+            settings.scherrer_k
+            * 2.0
+            * np.pi
+            / min(
+                settings.amorphous_order_nm if settings.amorphous_of else settings.size_range_nm[0],
+                settings.size_range_nm[0],
+            )
         )
         reach = settings.q_max_per_nm + 1.5 * widest
         self._reflections = tuple(reflections_of(phase, reach) for phase in settings.phases)

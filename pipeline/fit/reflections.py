@@ -113,7 +113,8 @@ def _from_config(phase: CrystalPhase) -> gemmi.SmallStructure:
         raise ValueError(f"phase {phase.name}: space group {phase.space_group!r} is not known")
     crystal = gemmi.SmallStructure()
     crystal.name = phase.name
-    crystal.cell = gemmi.UnitCell(*(10.0 * edge for edge in phase.cell_nm), *phase.cell_angles_deg)
+    a, b, c = (10.0 * edge for edge in phase.cell_nm)
+    crystal.cell = gemmi.UnitCell(a, b, c, *phase.cell_angles_deg)
     if not crystal.cell.is_compatible_with_spacegroup(group):
         raise ValueError(
             f"phase {phase.name}: edges {phase.cell_nm} and angles {phase.cell_angles_deg} are not "

@@ -58,7 +58,7 @@ from pipeline.messages.tracks import (
     OrderTracks,
     SpacingContraction,
 )
-from pipeline.messages.waxs import Phase, WaxsPhases, phases_of
+from pipeline.messages.waxs import Phase, PhasesRow, WaxsPhases, phases_of
 
 __all__ = [
     "ArrayResult",
@@ -91,6 +91,7 @@ __all__ = [
     "PackedImageFrame",
     "Peak",
     "Phase",
+    "PhasesRow",
     "Populations",
     "ReactionGrowth",
     "Result",

@@ -88,7 +88,7 @@ class PhasesRow(RowResult):
         def __init__(self, **_: Any) -> None: ...
 
 
-WaxsPhases: type[PhasesRow] = make_dataclass(
+WaxsPhases = make_dataclass(
     "WaxsPhases",
     _COLUMNS,
     bases=(PhasesRow,),
