@@ -318,9 +318,9 @@ def test_a_phase_that_cannot_be_told_from_another_has_not_gone():
 
 
 def test_the_wide_angle_detector_is_watched_where_there_is_one():
-    def names(settings, streams):
-        return {d.name for d in detectors_for(settings, streams)} & {"crystal_lines", "crystals"}
+    def names(settings, **asked):
+        return {d.name for d in detectors_for(settings, **asked)} & {"crystal_lines", "crystals"}
 
-    assert names(Detection(), ("saxs", "waxs")) == {"crystal_lines", "crystals"}
-    assert names(Detection(), ("saxs",)) == set()
-    assert names(Detection(crystals=False), ("waxs",)) == set()
+    assert names(Detection(), wide_angle=True) == {"crystal_lines", "crystals"}
+    assert names(Detection()) == set()
+    assert names(Detection(crystals=False), wide_angle=True) == set()

@@ -325,10 +325,10 @@ def test_what_is_followed_follows_from_config_and_streams():
         "order": "assembly/lines",
         "cell": "assembly/lattice",
     }
-    both = made(("saxs", "waxs"), saxs={"assembly": {}})
+    both = made(("saxs", "waxs"), saxs={"assembly": {}}, waxs={"phases": {}})
     assert both == {**order, "crystal": "waxs/lines"}
     assert made(("saxs",), saxs={"assembly": {}}) == order
-    assert made(("saxs",)) == {}
+    assert made(("saxs", "waxs")) == {}
     assert made(("saxs", "waxs"), saxs={"assembly": {}}, tracks=None) == {}
     for stage in (FollowOrderLines, FollowCrystalLines, SpacingOverTime, CellOverTime):
         assert isinstance(stage(TrackAnalysis()), RowStage)

@@ -1,7 +1,5 @@
 """Which detectors a config asks for."""
 
-from collections.abc import Sequence
-
 from pipeline.config.detect import Detection
 from pipeline.detect.crystals import CrystalLines, Crystals
 from pipeline.detect.guard import Artefacts
@@ -12,21 +10,21 @@ from pipeline.detect.phases import CsDopaPhases, CsOleatePhases, Nucleation
 PHASES = {"cs_dopa": CsDopaPhases, "cs_oleate": CsOleatePhases, "growth": Nucleation}
 
 
-def detectors_for(settings: Detection, streams: Sequence[str] = ()) -> list[Detector]:
+def detectors_for(settings: Detection, *, wide_angle: bool = False) -> list[Detector]:
     """Detectors of a config, fresh: each run needs its own.
 
     Parameters
     ----------
     settings
         Section ``detect`` of a config.
-    streams
-        Those of the run; the wide-angle detector is watched only where it is one of them.
+    wide_angle
+        Whether the run has lines and phases of a wide-angle detector.
     """
     detectors: list[Detector] = []
     if settings.recipe != "none":
         detectors += [PHASES[settings.recipe](settings), Artefacts()]
     if settings.superlattice:
         detectors.append(Superlattice(settings))
-    if settings.crystals and "waxs" in streams:
+    if settings.crystals and wide_angle:
         detectors += [CrystalLines(settings), Crystals(settings)]
     return detectors

@@ -56,7 +56,7 @@ def _followed(
         yield SpacingOverTime(settings)
         yield FollowOrderLines(settings)
         yield CellOverTime(settings)
-    if "waxs" in streams:
+    if config.waxs.phases is not None and "waxs" in streams:
         from pipeline.reaction.line_tracks import FollowCrystalLines
 
         yield FollowCrystalLines(settings)
