@@ -23,8 +23,8 @@ from pipeline.kernels import ladder as kernel
 from pipeline.messages import ArrayResult, RowResult
 from pipeline.reaction.magic import MagicSizes
 from pipeline.reaction.magic_ladder import Ladder
-from pipeline.reaction.magic_tracks import Tracks
 from pipeline.store.layout import ArrayNode, TableNode
+from pipeline.tracks import Tracks
 
 RATE_HZ = 10.0
 GROWTH_SPECTRA = 250

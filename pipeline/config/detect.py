@@ -19,6 +19,8 @@ class Detection(Section):
     """Structure whose first peak is lower than this, relative to the particles' own scattering, is
     no order. Real particles are no perfect spheres: 0.2 is a safe value for recorded curves, 0
     trusts the model and sees order earliest."""
+    crystals: bool = True
+    """Whether lines, crystals and phases of a wide-angle detector are watched, in runs with one."""
     false_alarm_hours: float = Field(default=24.0, gt=0)
     """Mean time between false alarms that is accepted, on stationary data."""
     interval_coverage: float = Field(default=0.9, gt=0.5, lt=1)

@@ -19,6 +19,7 @@ from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
 from pipeline.config.size_distribution import SizeInversion
+from pipeline.config.tracks import TrackAnalysis
 
 
 class SaxsAnalysis(Section):
@@ -74,6 +75,8 @@ class RunConfig(Section):
     absorbance: AbsorbanceAnalysis = AbsorbanceAnalysis()
     reaction: ReactionAnalysis | None = ReactionAnalysis()
     """Absent = rates, balance and agreement of the two sizes are not asked for."""
+    tracks: TrackAnalysis | None = TrackAnalysis()
+    """Absent = lines of order and of crystals, spacings and cells are not followed."""
     detect: Detection = Detection()
     bus: Bus = Bus()
     store: Store = Store()

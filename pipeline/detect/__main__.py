@@ -30,7 +30,8 @@ def main() -> int:
         wiring = Wiring.model_validate_json(arguments.wiring.read_text())
         config = load_config(wiring.config_file)
         address = TiledAddress.from_url(wiring.tiled_url)
-        detectors = detectors_for(config.detect)
+        wide_angle = "waxs" in wiring.frames and config.waxs.phases is not None
+        detectors = detectors_for(config.detect, wide_angle=wide_angle)
         Watch(address, wiring.run, detectors).watch(stop)
     except (ConfigError, UnreachableError, OSError) as error:
         print(f"nucleate detect: {error}", file=sys.stderr)

@@ -52,12 +52,21 @@ from pipeline.messages.results import (
 )
 from pipeline.messages.size_distribution import SizeDistribution, SizeMoments
 from pipeline.messages.stage import BadFrameError, RunDocument, RunStart, Stage
+from pipeline.messages.tracks import (
+    CellContraction,
+    CrystalTracks,
+    LineTracks,
+    OrderTracks,
+    SpacingContraction,
+)
 from pipeline.messages.waxs import Phase, PhasesRow, WaxsPhases, phases_of
 
 __all__ = [
     "ArrayResult",
     "BadFrameError",
     "Cake",
+    "CellContraction",
+    "CrystalTracks",
     "Curve",
     "CurveFrame",
     "Exciton",
@@ -70,6 +79,7 @@ __all__ = [
     "JudgedCurve",
     "LatticeRow",
     "Line",
+    "LineTracks",
     "LinesRow",
     "MagicHistogram",
     "MagicLadder",
@@ -78,6 +88,7 @@ __all__ = [
     "MapResult",
     "Minima",
     "OrderLines",
+    "OrderTracks",
     "OrderedCurve",
     "PackedImageFrame",
     "Peak",
@@ -92,6 +103,7 @@ __all__ = [
     "SecondDerivative",
     "SizeDistribution",
     "SizeMoments",
+    "SpacingContraction",
     "Spectrum",
     "SpectrumFrame",
     "Stage",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,6 +19,11 @@ KINDS: Mapping[str, str] = {
     "superlattice_1d": "particles order, at first along one direction",
     "superlattice_3d": "order in three dimensions",
     "order_lost": "the order has gone",
+    "crystallisation": "crystals appear where there were none",
+    "line_appeared": "a line of the wide-angle detector begins to be seen",
+    "line_vanished": "a line of the wide-angle detector is seen no more",
+    "phase_appeared": "a crystal phase begins to be there",
+    "phase_vanished": "a crystal phase has gone",
     "artefact": "a jump that no synthesis makes: beam, cell or detector",
 }
 """All kinds of alerts, with what each says."""
@@ -35,6 +41,8 @@ class Alert:
     ----------
     kind
         A key of `KINDS`.
+    about
+        What of its kind, where there may be several at once: a line's q in 1/nm, a phase's name.
     message
         One plain sentence with numbers and units.
     severity
@@ -44,6 +52,7 @@ class Alert:
     """
 
     kind: str
+    about: str = ""
     frame: int
     time_s: float
     onset_s: float
@@ -67,4 +76,5 @@ class Alert:
     @property
     def key(self) -> str:
         """Name in Tiled: the same event at the same frame has the same one."""
-        return f"{self.kind}-{self.frame:06d}"
+        about = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.about)
+        return f"{self.kind}-{self.frame:06d}" + (f"-{about}" if about else "")

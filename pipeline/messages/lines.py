@@ -43,9 +43,11 @@ class LinesRow(RowResult):
     """Lines of one frame by rising q: columns ``line_1_q_per_nm`` and so on as in `Line`.
 
     ``lines`` is how many there are; further columns are NaN. Where more were found than a row has
-    room for, the strongest are kept, and ``lines_found`` says how many there were.
+    room for, the strongest are kept, and ``lines_found`` says how many there were. ``judged`` tells
+    a frame without lines from one that gave nothing (its row is absent: zeros and NaN).
     """
 
+    judged: bool
     lines: int
     lines_found: int
 
@@ -60,7 +62,14 @@ class LinesRow(RowResult):
         columns = dict.fromkeys((name for name, _ in _COLUMNS), float("nan"))
         for number, line in enumerate(kept, 1):
             columns |= {f"line_{number}_{name}": value for name, value in asdict(line).items()}
-        return cls(frame=frame, time_s=time_s, lines=len(kept), lines_found=len(lines), **columns)
+        return cls(
+            frame=frame,
+            time_s=time_s,
+            judged=True,
+            lines=len(kept),
+            lines_found=len(lines),
+            **columns,
+        )
 
 
 def _q(line: Line) -> float:

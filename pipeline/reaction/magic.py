@@ -17,7 +17,7 @@ from pipeline.messages import (
 )
 from pipeline.messages.magic import MOST_MINIMA
 from pipeline.reaction.magic_ladder import Ladder
-from pipeline.reaction.magic_tracks import Tracks
+from pipeline.tracks import Tracks
 
 SLOPE_STEP_EV = 1e-4
 """For the slope of the sizing curve: far above rounding, far below its bends."""

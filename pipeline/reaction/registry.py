@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pipeline.config import RunConfig
+from pipeline.config.tracks import TrackAnalysis
 from pipeline.reaction.growth import ABSORBANCE, SAXS, JoinedGrowth
 from pipeline.reaction.interface import RowStage, RowStream, SingleTable
 
@@ -39,4 +40,23 @@ def row_stages_for(config: RunConfig, streams: Sequence[str]) -> list[RowStage]:
         magic = MagicSizes(seen.magic, SizingCurve(seen.fit).diameter_nm)
         magic.warm_up()
         stages.append(magic)
+    if config.tracks is not None:
+        stages += _followed(config, config.tracks, streams)
     return stages
+
+
+def _followed(
+    config: RunConfig, settings: TrackAnalysis, streams: Sequence[str]
+) -> Iterator[RowStage]:
+    """Stages of what order and crystals are followed by."""
+    if config.saxs.assembly is not None and config.saxs.fit is not None and "saxs" in streams:
+        from pipeline.reaction.contraction import CellOverTime, SpacingOverTime
+        from pipeline.reaction.line_tracks import FollowOrderLines
+
+        yield SpacingOverTime(settings)
+        yield FollowOrderLines(settings)
+        yield CellOverTime(settings)
+    if config.waxs.phases is not None and "waxs" in streams:
+        from pipeline.reaction.line_tracks import FollowCrystalLines
+
+        yield FollowCrystalLines(settings)
