@@ -97,6 +97,12 @@ def _size_distribution(quick: bool) -> None:
     size_distribution.main(10, 2) if quick else size_distribution.main()
 
 
+def _order(quick: bool) -> None:
+    from benchmarks import order
+
+    order.main(200, 20, 200, 1) if quick else order.main()
+
+
 def _bus(quick: bool) -> None:
     from benchmarks import bus
 
@@ -129,6 +135,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "magic": _magic,
     "phases": _phases,
     "size_distribution": _size_distribution,
+    "order": _order,
     "bus": _bus,
     "latency": _latency,
     "rate": _rate,

@@ -33,11 +33,23 @@ REMEMBERED = 512
 """Frames back to which an onset may be dated."""
 CLEAR_Z, CLEAR_FRAMES = 4.0, 8
 """The end of order is told only of order that was clear, in the median, for so many frames."""
+LEAST_ORDER_Z = 2.0
+"""Weak order is order still: what stays above this is not lost, or it would be found again at once.
+So the end takes as many frames to be told as an onset of this height."""
 REFERENCE_FRAMES = 40
 """Stacks alone draw lattice_z below zero, the further the better they are ordered: what counts is
 the rise above its own mean over so many frames, as far as that is negative."""
 FEWEST_FRAMES = 1e3
 """Least threshold: recordings with frames every minute would otherwise alarm at two sigma."""
+
+
+WHAT = {
+    "superlattice_1d": "Particles begin to order",
+    "order_confirmed": "Order is confirmed by its harmonics",
+    "superlattice_3d": "Order in three dimensions begins",
+    "order_lost": "Order is lost",
+}
+"""Kinds of alerts, and how their sentences begin."""
 
 
 class ShiftWatch:
@@ -83,7 +95,11 @@ class ShiftWatch:
 
 
 class Superlattice:
-    """Order in one dimension, then in three, and its end; each once."""
+    """Order in one dimension, then in three, and its end; after that, order again.
+
+    Each is told once a cycle, with which time it is. Order is confirmed when harmonics of its
+    first peak are there: a shift of their heights over their errors, watched from the onset on.
+    """
 
     name: ClassVar[str] = "superlattice"
     node: ClassVar[str] = "assembly/peaks"
@@ -91,14 +107,20 @@ class Superlattice:
     def __init__(self, settings: Detection) -> None:
         self._smallest_peak = settings.smallest_peak
         self._false_alarm_s = settings.false_alarm_hours * 3600
-        self._order = ShiftWatch(settings.interval_coverage)
-        self._lattice = ShiftWatch(settings.interval_coverage)
-        self._absence = ShiftWatch(settings.interval_coverage)
+        self._coverage = settings.interval_coverage
         self._periods: deque[float] = deque(maxlen=64)
-        self._typical: deque[float] = deque(maxlen=64)
         self._last_s = math.nan
+        self._times: dict[str, int] = {}
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Without order, and nothing known of it."""
+        self._order, self._lattice, self._absence, self._harmonics = (
+            ShiftWatch(self._coverage) for _ in range(4)
+        )
+        self._typical: deque[float] = deque(maxlen=64)
         self._reference, self._spread = 0.0, 1.0
-        self._ordered = self._in_three = self._lost = False
+        self._ordered = self._in_three = self._confirmed = False
 
     def update(self, row: Row, /) -> Iterable[Alert]:
         frame, time_s = int(row["frame"]), number(row, "time_s")
@@ -113,28 +135,36 @@ class Superlattice:
             order_z, lattice_z = min(order_z, 0.0), min(lattice_z, 0.0)
         if not self._ordered:
             self._order.update(frame, time_s, order_z)
-            if self._passed(self._order):
-                self._ordered = True
-                yield self._alert("superlattice_1d", row, self._order)
-        elif not self._lost:
-            yield from self._end(row, frame, time_s, order_z)
+            if not self._passed(self._order):
+                return
+            self._ordered = True
+            yield self._alert("superlattice_1d", row, self._order)
+        elif self._is_lost(frame, time_s, order_z):
+            yield self._alert("order_lost", row, self._absence)
+            self._begin_again()
+            return
+        harmonics = _harmonics_z(row)
+        if not self._confirmed and math.isfinite(harmonics):
+            self._harmonics.update(frame, time_s, harmonics)
+            if self._passed(self._harmonics):
+                self._confirmed = True
+                yield self._alert("order_confirmed", row, self._harmonics)
         # Order beyond the comb needs the comb: before, its statistic only gathers false evidence.
-        if self._ordered and not self._in_three and math.isfinite(lattice_z):
+        if not self._in_three and math.isfinite(lattice_z):
             self._lattice.update(frame, time_s, self._above_reference(lattice_z))
             if self._passed(self._lattice):
                 self._in_three = True
                 yield self._alert("superlattice_3d", row, self._lattice)
 
-    def _end(self, row: Row, frame: int, time_s: float, order_z: float) -> Iterable[Alert]:
-        """Order is lost when z is nearer to none than to half of what it was."""
+    def _is_lost(self, frame: int, time_s: float, order_z: float) -> bool:
+        """Order is lost when z is nearer to none than to half of what it was, or LEAST_ORDER_Z."""
         self._typical.append(order_z)
         if len(self._typical) < CLEAR_FRAMES or median(self._typical) < CLEAR_Z:
-            return
-        half = min(0.5 * median(self._typical), 2 * CLIP)
-        self._absence.update(frame, time_s, half - order_z)
-        if self._passed(self._absence):
-            self._lost = True
-            yield self._alert("order_lost", row, self._absence)
+            return False
+        self._absence.update(
+            frame, time_s, min(0.5 * median(self._typical), LEAST_ORDER_Z) - order_z
+        )
+        return self._passed(self._absence)
 
     def _above_reference(self, lattice_z: float) -> float:
         """Rise of lattice_z in standard deviations, against what it was before."""
@@ -152,12 +182,10 @@ class Superlattice:
     def _alert(self, kind: str, row: Row, watch: ShiftWatch) -> Alert:
         first_frame, onset, lo, hi = watch.onset()
         spacing, domain = number(row, "spacing_nm"), number(row, "domain_nm")
-        what = {
-            "superlattice_1d": "Particles begin to order",
-            "superlattice_3d": "Order in three dimensions begins",
-            "order_lost": "Order is lost",
-        }[kind]
-        text = f"{what} at {onset:.1f} s ({lo:.1f} to {hi:.1f} s)"
+        time = self._times[kind] = self._times.get(kind, 0) + 1
+        text = f"{WHAT[kind]} at {onset:.1f} s ({lo:.1f} to {hi:.1f} s)"
+        if time > 1:
+            text += f", for the {_ordinal(time)} time"
         if kind != "order_lost" and math.isfinite(spacing):
             text += f": spacing {spacing:.2f} nm"
         numbers = {
@@ -165,6 +193,8 @@ class Superlattice:
             "lattice_z": number(row, "lattice_z"),
             "spacing_nm": spacing,
             "domain_nm": domain,
+            "harmonics": number(row, "harmonics"),
+            "time": float(time),
             "log_statistic": math.log(max(watch.statistic, 1e-300)),
         }
         return Alert(
@@ -179,3 +209,21 @@ class Superlattice:
             first_frame=first_frame,
             evidence={name: value for name, value in numbers.items() if math.isfinite(value)},
         )
+
+
+def _harmonics_z(row: Row) -> float:
+    """Heights of a stack's second and third order over their errors, as one z; NaN without."""
+    if row.get("order_kind") != "stack":
+        return math.nan
+    each = [
+        number(row, f"peak_{n}_height") / number(row, f"peak_{n}_height_err")
+        for n in (2, 3)
+        if number(row, f"peak_{n}_height_err") > 0
+    ]
+    each = [z for z in each if math.isfinite(z)]
+    return sum(each) / math.sqrt(len(each)) if each else math.nan
+
+
+def _ordinal(n: int) -> str:
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

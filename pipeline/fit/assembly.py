@@ -11,77 +11,26 @@ import numpy as np
 
 from pipeline.config.assembly import AssemblyAnalysis
 from pipeline.config.sample import Sample
+from pipeline.fit.order_row import Verdict, Whitened, absent, describe
+from pipeline.fit.order_templates import SERIES, SINGLE, STACK, Paths, paths
 from pipeline.kernels.order import (
     fill_series,
+    fill_shift,
     noise_level,
     orthonormal,
+    overlap,
     project_out,
     scan,
-    series_score,
-    sharpen,
 )
-from pipeline.kernels.significance import scan_significance
+from pipeline.kernels.significance import scan_log_probability, significance
 from pipeline.kernels.sphere import mean_square_amplitude, mean_volume
 from pipeline.messages import Curve, FittedCurve, JudgedCurve, Peak, Populations, Result, RunStart
 
-STEP_IN_FWHM = 0.35
-"""Step of the scans at the highest peak: the best template loses 4 % of the score at most."""
 MIN_POINTS = 24
 """Fewer than about twice the number of nuisances say nothing."""
 SIMPLER = 6.0
 """Fall of chi-square by a lattice over a stack below which order is called a stack: 20 to 1. With
 peaks just above the noise the best of all series is that of chance."""
-PEAKS = 3
-"""Peaks that have columns of their own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Places of a structure's peaks relative to its first, and their strengths.
-
-    Strengths are multiplicity / q^2 (powder) of each line, the first being 1.
-    """
-
-    kind: str
-    ratios: tuple[float, ...]
-    strengths: tuple[float, ...]
-
-
-def _cubic(kind: str, lines: tuple[tuple[int, int], ...]) -> Series:
-    """Lines of a cubic cell as (h^2 + k^2 + l^2, multiplicity)."""
-    first, many = lines[0]
-    return Series(
-        kind,
-        tuple(math.sqrt(square / first) for square, _ in lines),
-        tuple(number / many * first / square for square, number in lines),
-    )
-
-
-# hcp with c/a = sqrt(8/3): 1/d^2 = 4/3 (h^2 + hk + k^2)/a^2 + l^2/c^2, |structure factor|^2 1, 4,
-# 3 for the three parities of (h + 2k mod 3, l); relative to 100.
-_HCP = ((1.0, 6 * 1), (9 / 8, 2 * 4), (41 / 32, 12 * 3), (17 / 8, 12 * 1), (3.0, 6 * 4),
-        (113 / 32, 12 * 3), (33 / 8, 12 * 4))  # fmt: skip
-SERIES = (
-    # Stacked sheets: paracrystalline disorder damps the higher orders.
-    Series("stack", (1.0, 2.0, 3.0), (1.0, 0.7, 0.5)),
-    _cubic("fcc", ((3, 8), (4, 6), (8, 12), (11, 24), (12, 8))),
-    _cubic("bcc", ((2, 12), (4, 6), (6, 24), (8, 12), (10, 24))),
-    Series(
-        "hcp",
-        tuple(math.sqrt(square) for square, _ in _HCP),
-        tuple(number / 6 / square for square, number in _HCP),
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scan:
-    """Templates (j, n) of one series at one width, along the first peak's place."""
-
-    series: Series
-    fwhm_per_nm: float
-    first_per_nm: np.ndarray
-    templates: np.ndarray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,48 +40,32 @@ class _Plan:
     q_axis: np.ndarray
     usable: np.ndarray
     q_per_nm: np.ndarray
-    scans: tuple[_Scan, ...]
-    singles: tuple[_Scan, ...]
+    series: Paths
+    singles: Paths
     degree: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Whitened:
-    """One frame, ready for matched filters; see ``pipeline.kernels.order``."""
+class _Scores:
+    """Highest score of each of m scans: ``tops`` (m,) are the templates' rows."""
 
-    residual: np.ndarray
-    scale: np.ndarray
-    basis: np.ndarray
+    paths: Paths
+    highest: np.ndarray
+    tops: np.ndarray
+    lengths: np.ndarray
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Score:
-    """Best template of a scan: its score, its first peak's place; the length of the scan."""
-
-    scan: _Scan
-    score: float
-    first_per_nm: float
-    length: float
-
-
-def _scan_of(q: np.ndarray, series: Series, fwhm: float, lowest: float, highest: float) -> _Scan:
-    """Templates so dense that no peak moves by more than STEP_IN_FWHM from one to the next."""
-    # A step multiplies all places, so the highest peak inside the window moves most.
-    step = STEP_IN_FWHM * fwhm / min(q[-1], max(series.ratios) * highest)
-    count = 2 + math.ceil(math.log(highest / lowest) / step)
-    first = np.geomspace(lowest, highest, count)
-    templates = np.empty((count, q.size))
-    ratios, strengths = np.array(series.ratios), np.array(series.strengths)
-    for place, out in zip(first, templates, strict=True):
-        fill_series(q, place, fwhm, ratios, strengths, out)
-    return _Scan(series, fwhm, first, templates)
+    def best(self, kind: str = "") -> int:
+        """The scan with the highest score, of one kind of series or of all."""
+        among = [n for n, (series, _) in enumerate(self.paths.kinds) if kind in ("", series.kind)]
+        return max(among, key=lambda n: self.highest[n])
 
 
 class AnalyseAssembly:
     """Order in one curve: series of peaks at an unknown spacing, against the fitted spheres.
 
     ``order_z`` is the significance of the best of all series (stacked sheets 1:2:3, fcc, bcc,
-    hcp) at any spacing and width, after look-elsewhere: about standard normal without order.
+    hcp) at any spacing and width, after look-elsewhere: about standard normal without order; and
+    ``order_p`` the probability that it stands for, of so much without order.
     ``lattice_z`` is that of the best single peak which the stack 1:2:3 at its best spacing, with
     free heights, does not account for. Each frame is judged on its own.
 
@@ -171,18 +104,21 @@ class AnalyseAssembly:
         populations = message.populations
         usable = self._usable(message)
         if not math.isfinite(populations.nc_diameter_nm) or np.count_nonzero(usable) < MIN_POINTS:
-            return _judged(message, _absent(message))
+            return _judged(message, absent(message, Verdict()))
         plan = self._plan_for(message.curve, usable)
         frame = self._whiten(message, plan)
-        scores = [_score(each, frame, self.settings.least_height) for each in plan.scans]
-        order_z, best = _best(scores)
-        stack = _best([each for each in scores if each.scan.series.kind == "stack"])[1]
-        lattice_z = self._lattice(plan, frame, stack)
+        scores = self._scan(plan.series, frame)
+        order_p, order_z = _look_elsewhere(scores, frame)
+        best, stack = scores.best(), scores.best(STACK.kind)
+        verdict = Verdict(order_p, order_z, self._lattice(plan, frame, scores, stack))
         if not order_z >= self.settings.report_sigma:
-            return _judged(message, _absent(message, order_z, lattice_z))
-        if best.score**2 - stack.score**2 < SIMPLER:
+            return _judged(message, absent(message, verdict))
+        if scores.highest[best] ** 2 - scores.highest[stack] ** 2 < SIMPLER:
             best = stack
-        return _judged(message, self._describe(message, plan, frame, (order_z, lattice_z), best))
+        series, fwhm = plan.series.kinds[best]
+        start = (float(plan.series.first_per_nm[scores.tops[best]]), fwhm)
+        row = describe(message, frame, verdict, series, start, self.settings)
+        return _judged(message, row)
 
     def _usable(self, fitted: FittedCurve) -> np.ndarray:
         curve = fitted.curve
@@ -204,26 +140,18 @@ class AnalyseAssembly:
         q = np.ascontiguousarray(q_axis[usable], dtype=float)
         shortest, longest = settings.spacing_range_nm
         lowest, highest = 2 * math.pi / longest, 2 * math.pi / shortest
-        single = Series("single", (1.0,), (1.0,))
-        # The factor may bend about once per first-order spacing: faster than that is order.
-        degree = int(np.clip(round((q[-1] - q[0]) / lowest), 2, 8))
+        widths = settings.peak_fwhm_per_nm
         return _Plan(
             q_axis=q_axis,
             usable=usable,
             q_per_nm=q,
-            scans=tuple(
-                _scan_of(q, series, fwhm, lowest, highest)
-                for series in SERIES
-                for fwhm in settings.peak_fwhm_per_nm
-            ),
-            singles=tuple(
-                _scan_of(q, single, fwhm, max(lowest, q[0]), q[-1])
-                for fwhm in settings.peak_fwhm_per_nm
-            ),
-            degree=degree,
+            series=paths(q, SERIES, widths, lowest, highest),
+            singles=paths(q, (SINGLE,), widths, max(lowest, q[0]), q[-1]),
+            # The factor may bend about once per first-order spacing: faster than that is order.
+            degree=int(np.clip(round((q[-1] - q[0]) / lowest), 2, 8)),
         )
 
-    def _whiten(self, fitted: FittedCurve, plan: _Plan) -> _Whitened:
+    def _whiten(self, fitted: FittedCurve, plan: _Plan) -> Whitened:
         curve, populations = fitted.curve, fitted.populations
         q, usable = plan.q_per_nm, plan.usable
         spheres = np.empty((3, q.size))
@@ -250,134 +178,78 @@ class AnalyseAssembly:
         basis = np.empty_like(nuisances)
         basis = basis[: orthonormal(nuisances, basis)]
         residual = project_out((curve.intensity[usable] - model) * weight, basis)
-        # The projection takes its rank of the residuals' freedom away.
-        free = math.sqrt(max(1.0 - len(basis) / q.size, 0.1))
-        noise = max(1.0, noise_level(residual) / free)
-        return _Whitened(residual / noise, spheres[0] * weight / noise, basis)
+        noise = _noise(fitted, residual, len(basis))
+        return Whitened(q, residual / noise, spheres[0] * weight / noise, basis)
 
-    def _lattice(self, plan: _Plan, frame: _Whitened, stack: _Score) -> float:
+    def _scan(self, paths: Paths, frame: Whitened) -> _Scores:
+        """The best template of each scan."""
+        count = len(paths.kinds)
+        highest, lengths = np.empty(count), np.empty(count)
+        tops = np.empty(count, dtype=np.int64)
+        scores = np.empty(len(paths.templates))
+        for n in range(count):
+            here = slice(paths.starts[n], paths.starts[n + 1])
+            lengths[n] = scan(
+                frame.residual, frame.scale, frame.basis, paths.templates[here],
+                self.settings.least_height, scores[here],
+            )  # fmt: skip
+            tops[n] = paths.starts[n] + np.argmax(scores[here])
+            highest[n] = scores[tops[n]]
+        return _Scores(paths, highest, tops, lengths)
+
+    def _lattice(self, plan: _Plan, frame: Whitened, scores: _Scores, stack: int) -> float:
         """Significance of the best single peak beyond the best stack."""
-        ratios, place = stack.scan.series.ratios, stack.first_per_nm
-        widths = [factor * stack.scan.fwhm_per_nm for factor in (0.5, 1.0, 2.0, 4.0)]
-        lines = np.zeros((len(ratios) * len(widths) * 2, plan.q_per_nm.size))
+        fwhm = plan.series.kinds[stack][1]
+        place = plan.series.first_per_nm[scores.tops[stack]]
+        widths = [factor * fwhm for factor in (0.5, 1.0, 2.0, 4.0)]
+        lines = np.zeros((len(STACK.ratios) * len(widths) * 2, plan.q_per_nm.size))
         row = 0
         one = np.ones(1)
-        for ratio in ratios:
+        for ratio in STACK.ratios:
             for width in widths:
                 # Each line in several widths, and its shift: a peak's own shape is not a lattice.
                 fill_series(plan.q_per_nm, place * ratio, width, one, one, lines[row])
-                lines[row + 1] = np.gradient(lines[row], plan.q_per_nm)
+                fill_shift(plan.q_per_nm, place * ratio, width, lines[row + 1])
                 row += 2
         columns = np.vstack([frame.basis, lines * frame.scale])
         basis = np.empty_like(columns)
         basis = basis[: orthonormal(columns, basis)]
-        beyond = _Whitened(project_out(frame.residual, basis), frame.scale, basis)
-        height = self.settings.least_height
-        return _best([_score(each, beyond, height) for each in plan.singles])[0]
+        residual = project_out(frame.residual, basis)
+        beyond = Whitened(plan.q_per_nm, residual, frame.scale, basis)
+        return _look_elsewhere(self._scan(plan.singles, beyond), beyond)[1]
 
-    def _describe(
-        self,
-        message: FittedCurve,
-        plan: _Plan,
-        frame: _Whitened,
-        z: tuple[float, float],
-        best: _Score,
-    ) -> Peak:
-        """Spacing, width and the heights of the first peaks of the best series."""
-        q, series = plan.q_per_nm, best.scan.series
-        place, width = best.first_per_nm, best.scan.fwhm_per_nm
-        ratios, strengths = np.array(series.ratios), np.array(series.strengths)
-        shortest, longest = self.settings.spacing_range_nm
-        narrowest = max(float(np.median(np.diff(q))), 1e-6)
-        at = np.array([place, width])
-        sharpen(
-            q, frame.residual, frame.scale, frame.basis, ratios, strengths,
-            (max(place - width, 2 * math.pi / longest), min(place + width, 2 * math.pi / shortest)),
-            (narrowest, 4 * self.settings.peak_fwhm_per_nm[-1]), at,
-        )  # fmt: skip
-        first, fwhm = at.tolist()
-        spacing = 2 * math.pi / first
-        error = self._place_error(plan, frame, series, first, fwhm)
-        heights, places = [math.nan] * PEAKS, [math.nan] * PEAKS
-        line, one = np.empty(q.size), np.ones(1)
-        for number, ratio in enumerate(series.ratios[:PEAKS]):
-            if q[0] <= first * ratio <= q[-1]:
-                fill_series(q, first * ratio, fwhm, one, one, line)
-                places[number] = first * ratio
-                heights[number] = series_score(frame.residual, frame.scale, frame.basis, line)[1]
-        own = fwhm**2 - self.settings.instrument_fwhm_per_nm**2
-        return Peak(
-            frame=message.frame,
-            time_s=message.time_s,
-            order_z=z[0],
-            lattice_z=z[1],
-            order_kind=series.kind,
-            spacing_nm=spacing,
-            spacing_nm_err=error * spacing / first,
-            peak_1_q_per_nm=places[0],
-            peak_2_q_per_nm=places[1],
-            peak_3_q_per_nm=places[2],
-            peak_1_height=heights[0],
-            peak_2_height=heights[1],
-            peak_3_height=heights[2],
-            peak_fwhm_per_nm=fwhm,
-            domain_nm=2 * math.pi / math.sqrt(own) if own > 0 else math.nan,
-        )
 
-    @staticmethod
-    def _place_error(
-        plan: _Plan, frame: _Whitened, series: Series, first: float, fwhm: float
-    ) -> float:
-        """Standard error of the first peak's place: curvature of score^2/2, the log-likelihood."""
-        ratios, strengths = np.array(series.ratios), np.array(series.strengths)
-        line = np.empty(plan.q_per_nm.size)
-        step = 0.05 * fwhm
-        values = []
-        for shift in (-step, 0.0, step):
-            fill_series(plan.q_per_nm, first + shift, fwhm, ratios, strengths, line)
-            score = series_score(frame.residual, frame.scale, frame.basis, line)[0]
-            values.append(0.5 * score**2)
-        curvature = (2 * values[1] - values[0] - values[2]) / step**2
-        return 1 / math.sqrt(curvature) if curvature > 0 else math.nan
+def _noise(fitted: FittedCurve, residual_w: np.ndarray, rank: int) -> float:
+    """By how much the noise exceeds the errors, at least 1.
+
+    All of the fitted curve tells it: the window alone has some 270 points, whose estimate is good
+    to 7 %, and a score of 4 would be worth between 3.7 and 4.3. Where the window's own residuals
+    (whose freedom the projection has taken by its ``rank``) exceed that by more than two of their
+    errors, they count, less those.
+    """
+    curve = fitted.curve
+    known = np.isfinite(curve.intensity) & np.isfinite(fitted.model) & (curve.sigma > 0)
+    everywhere = noise_level((curve.intensity - fitted.model)[known] / curve.sigma[known])
+    free = math.sqrt(max(1.0 - rank / residual_w.size, 0.1))
+    inside = noise_level(residual_w) / free * (1.0 - 2.0 / math.sqrt(residual_w.size))
+    return max(1.0, everywhere, inside)
+
+
+def _look_elsewhere(scores: _Scores, frame: Whitened) -> tuple[float, float]:
+    """Probability that noise scores higher anywhere in these scans, and the same as z."""
+    highest = float(scores.highest.max())
+    paths = scores.paths
+    others, together = overlap(
+        highest, frame.scale, frame.basis, paths.templates, scores.tops, paths.partners,
+        scores.lengths,
+    )  # fmt: skip
+    log_p = scan_log_probability(highest, scores.lengths.tolist(), others, together)
+    return math.exp(log_p), significance(log_p)
 
 
 def _judged(fitted: FittedCurve, peak: Peak) -> tuple[Result, ...]:
     """What is stored, and what stages that follow take up."""
     return peak, JudgedCurve(frame=peak.frame, time_s=peak.time_s, fitted=fitted, peak=peak)
-
-
-def _score(scan_: _Scan, frame: _Whitened, least_height: float) -> _Score:
-    """Best template of one scan."""
-    scores = np.empty(len(scan_.templates))
-    length = scan(frame.residual, frame.scale, frame.basis, scan_.templates, least_height, scores)
-    top = int(np.argmax(scores))
-    return _Score(scan_, float(scores[top]), float(scan_.first_per_nm[top]), length)
-
-
-def _best(scores: list[_Score]) -> tuple[float, _Score]:
-    """The best of several scans, and what its score is worth after look-elsewhere."""
-    best = max(scores, key=lambda each: each.score)
-    return scan_significance(best.score, [each.length for each in scores]), best
-
-
-def _absent(message: FittedCurve, order_z: float = math.nan, lattice_z: float = math.nan) -> Peak:
-    """A row without a spacing."""
-    absent = dict.fromkeys(
-        (
-            "spacing_nm", "spacing_nm_err", "peak_1_q_per_nm", "peak_2_q_per_nm",
-            "peak_3_q_per_nm", "peak_1_height", "peak_2_height", "peak_3_height",
-            "peak_fwhm_per_nm", "domain_nm",
-        ),
-        math.nan,
-    )  # fmt: skip
-    return Peak(
-        frame=message.frame,
-        time_s=message.time_s,
-        order_z=order_z,
-        lattice_z=lattice_z,
-        order_kind="",
-        **absent,
-    )
 
 
 def warm_up() -> None:

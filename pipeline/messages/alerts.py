@@ -17,6 +17,7 @@ KINDS: Mapping[str, str] = {
     "ripening": "growth has come to rest: ripening",
     "nucleation": "first lasting population of nanocrystals",
     "superlattice_1d": "particles order, at first along one direction",
+    "order_confirmed": "harmonics of the order's first peak are there",
     "superlattice_3d": "order in three dimensions",
     "order_lost": "the order has gone",
     "crystallisation": "crystals appear where there were none",
