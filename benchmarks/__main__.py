@@ -49,15 +49,17 @@ def _coverage(quick: bool) -> None:
 
 
 def _paper(_: bool) -> None:
-    from benchmarks import paper
+    from benchmarks import paper, paper_order
 
     paper.main()
+    paper_order.main()
 
 
 def _recordings(_: bool) -> None:
-    from benchmarks import recordings
+    from benchmarks import ordered_recordings, recordings
 
     recordings.main()
+    ordered_recordings.main()
 
 
 def _misfits(quick: bool) -> None:

@@ -6,14 +6,14 @@ socket, no file. One frame a figure, unless it says otherwise.
 
 Paper: Montanarella et al., Nano Lett. 2023, 23, 667-676. It gives no errors, so "sigma" counts the
 pipeline's own error and the rounding of the printed figure. "Simulated" is what the sample was,
-which is the paper's only as far as the sample acts it out.
+which is the paper's only as far as the sample acts it out. Order and crystals: `paper_order`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from detectors.sample.synthesis import SampleState
 from pipeline.cli.analyse import stages_for
 from pipeline.config.loader import load_config
 from pipeline.config.plumbing import Bus
-from pipeline.messages import Exciton, Populations, RunStart
+from pipeline.messages import Exciton, Populations, Result, RunStart
 from pipeline.runner.chain import StageChain
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+Results = Sequence[Result]
 UNIFORM = 1 / math.sqrt(12)
 """Standard deviation of what rounding to the last digit took away, in units of that digit."""
 
@@ -57,14 +58,14 @@ class Figure:
 class Run:
     """A simulated run of one config: frames are rendered and analysed when they are asked for."""
 
-    def __init__(self, name: str) -> None:
-        config = load_config(CONFIGS / f"{name}.yaml")
+    def __init__(self, name: str, recipe: str | None = None) -> None:
+        self.config = config = load_config(CONFIGS / f"{name}.yaml")
         assert config.acquisition is not None
         made = make_devices(config.acquisition.devices)
         self.devices = {
             device.stream: device for device in made if isinstance(device, ClockedFlyer)
         }
-        self.synthesis = Synthesis(name)
+        self.synthesis = Synthesis(recipe or name)
         self.chains = {}
         flight = Flight(name, Path(), {}, Bus(), 0.0, RunClock(), {})
         for stream, device in self.devices.items():
@@ -72,16 +73,21 @@ class Run:
             chain.warm_up()
             chain.reset(RunStart(run=name, stream=device.open_stream(flight)))
 
-    def rows(self, stream: str, times_s: Iterable[float]) -> dict[float, Any]:
-        """`Populations` or `Exciton` of the frames whose exposures end at the times, in order."""
-        device, found = self.devices[stream], {}
-        for time_s in sorted(times_s):
+    def results(self, stream: str, times_s: Iterable[float]) -> Iterator[tuple[float, Results]]:
+        """All results of the frames whose exposures end at the times, in order."""
+        device = self.devices[stream]
+        for time_s in sorted(set(times_s)):
             frame = round(time_s * 1e9 / device.period_ns) - 1
             exposed = device.expose(frame, (frame + 1) * device.period_ns)
             assert exposed is not None
-            results = self.chains[stream].process(exposed).results
-            found[time_s] = next(r for r in results if isinstance(r, Populations | Exciton))
-        return found
+            yield time_s, self.chains[stream].process(exposed).results
+
+    def rows(self, stream: str, times_s: Iterable[float]) -> dict[float, Any]:
+        """`Populations` or `Exciton` of the frames whose exposures end at the times, in order."""
+        return {
+            time_s: next(r for r in results if isinstance(r, Populations | Exciton))
+            for time_s, results in self.results(stream, times_s)
+        }
 
     def state(self, stream: str, time_s: float) -> SampleState:
         """The sample in the middle of the exposure that ends at a time."""
@@ -246,12 +252,12 @@ def main() -> None:
     figures, first = cs_dopa_saxs(dopa)
     print_figures("Cs-DOPA, SAXS", figures)
     agglomerates = dopa.state("saxs", 0.5).agglomerate_concentration_um
-    _say(
+    say(
         "I: NCs in the first frame, 0.5 s",
         "none",
         _found(first.nc_concentration_um, first.nc_concentration_um_err, "uM"),
     )
-    _say(
+    say(
         "I: agglomerates of 3.0 nm (fixed)",
         "many",
         _found(first.agglomerate_concentration_um, first.agglomerate_concentration_um_err, "uM")
@@ -260,15 +266,15 @@ def main() -> None:
     optical, spectrum = cs_dopa_absorbance(dopa)
     print_figures("Cs-DOPA, absorbance", optical)
     band = spectrum.agglomerate_band / spectrum.agglomerate_band_err
-    _say("band at 3.9 eV, 0.45 s", "there", f"{band:.0f} standard errors, not diluted")
+    say("band at 3.9 eV, 0.45 s", "there", f"{band:.0f} standard errors, not diluted")
     oleate = Run("cs_oleate")
     burst, (early, done, late) = cs_oleate_saxs(oleate, figures[7])
     print_figures("Cs-OA, SAXS", burst)
     growth = late.nc_sigma_nm - early.nc_sigma_nm
     error = math.hypot(late.nc_sigma_nm_err, early.nc_sigma_nm_err)
-    _say("sigma, 300 s less 2 s", "rises: no focusing", f"{growth:+.3f} +- {error:.3f} nm")
+    say("sigma, 300 s less 2 s", "rises: no focusing", f"{growth:+.3f} +- {error:.3f} nm")
     fewer = done.nc_concentration_um - late.nc_concentration_um
-    _say(
+    say(
         "NCs lost from 14 to 300 s", "ripening", f"{fewer:.1f} of {done.nc_concentration_um:.1f} uM"
     )
     print(
@@ -280,7 +286,8 @@ def _found(value: float, error: float, unit: str) -> str:
     return "none" if math.isnan(value) else f"{value:.2f} +- {error:.2f} {unit}"
 
 
-def _say(what: str, paper: str, said: str) -> None:
+def say(what: str, paper: str, said: str) -> None:
+    """A line that is no figure."""
     print(f"  {what:34}{paper}: {said}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -15,7 +16,18 @@ from rich.text import Text
 
 from pipeline.access import AlertFollower, RowsFollower, TiledHttp, UnreachableError
 from pipeline.cli.queries import alert_line, example_curl
-from pipeline.cli.shown import REACTION, SHOWN, doubts, measured
+from pipeline.cli.shown import (
+    CRYSTALS,
+    LATTICE,
+    ORDER,
+    REACTION,
+    SHOWN,
+    crystals,
+    doubts,
+    measured,
+    ordered,
+    present,
+)
 from pipeline.config import RunConfig
 
 if TYPE_CHECKING:
@@ -51,6 +63,17 @@ def _shown_table(stream: str, config: RunConfig) -> str:
     return f"{stream}/frames" if fitted.get(stream) is None else FITS[stream]
 
 
+def _tables_beside(streams: Sequence[str], config: RunConfig) -> list[str]:
+    """Tables of order and crystals, where a config asks for them."""
+    tables = []
+    assembly = config.saxs.assembly
+    if "saxs" in streams and config.saxs.fit is not None and assembly is not None:
+        tables += [ORDER, LATTICE] if assembly.lattice is not None else [ORDER]
+    if "waxs" in streams and config.waxs.phases is not None:
+        tables.append(CRYSTALS)
+    return tables
+
+
 class Screen:
     """A live view of one run; on a console that is no terminal, alerts and a summary only."""
 
@@ -63,6 +86,7 @@ class Screen:
         # It is there where anything is fitted.
         if config.reaction is not None and set(followed) & set(FITS.values()):
             followed.append(REACTION)
+        followed += _tables_beside(session.streams, config)
         self._followed = followed
         self._lock = threading.Lock()
         self._rows: dict[str, dict[str, Any]] = {}
@@ -169,7 +193,8 @@ class Screen:
                 for label, column, unit, digits in SHOWN.get(node, ())
             ]
             values.append((f"{name} frames", self._frames(stream)))
-        return [*values, *self._reaction()]
+        values += ordered(self._rows.get(ORDER), self._rows.get(LATTICE))
+        return [*values, *crystals(self._rows.get(CRYSTALS)), *self._reaction()]
 
     def _reaction(self) -> list[tuple[str, str]]:
         """What the tables say together; only of what there is, for a run may have one clock."""
@@ -178,8 +203,7 @@ class Screen:
             return []
         described = measured(row, "phase_probability", "", 2)
         values = [("rates say", f"{row['phase']} ({described})")]
-        shown = [(label, measured(row, *column)) for label, *column in SHOWN[REACTION]]
-        return [*values, *((label, value) for label, value in shown if value != "-")]
+        return [*values, *present(row, REACTION)]
 
     def _age(self) -> str:
         if self._arrived is None:

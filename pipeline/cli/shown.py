@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 REACTION = "reaction/growth"
+ORDER, LATTICE, CRYSTALS = "assembly/peaks", "assembly/lattice", "waxs/phases"
 SHOWN = {
     "saxs/populations": (
         ("diameter", "nc_diameter_nm", "nm", 2),
@@ -28,8 +29,59 @@ SHOWN = {
         ("SAXS less optical size", "agreement_window_z", "standard errors", 1),
         ("unaccounted for", "unaccounted_mm", "mM", 2),
     ),
+    ORDER: (
+        ("spacing", "spacing_nm", "nm", 2),
+        ("between surfaces", "surface_nm", "nm", 2),
+    ),
+    LATTICE: (
+        ("a", "a_nm", "nm", 2),
+        ("b", "b_nm", "nm", 2),
+        ("c", "c_nm", "nm", 2),
+        ("domain", "domain_nm", "nm", 0),
+    ),
+    CRYSTALS: (
+        ("crystalline", "crystalline_fraction", "", 2),
+        ("significance", "crystalline_z", "standard deviations", 1),
+    ),
 }
 """By table: label, column, unit and decimals of what is shown of its newest row."""
+
+
+def ordered(peak: dict[str, Any] | None, lattice: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What is known of order: its significance at least, the rest where it is seen."""
+    if peak is None or math.isnan(_number(peak, "order_z")):
+        return []
+    said = [("order", f"{peak['order_kind'] or 'none seen'} ({peak['order_z']:.1f} σ)")]
+    said += present(peak, ORDER)
+    if lattice is not None and lattice.get("lattice"):
+        probable = f"{lattice['candidate']} {lattice['probability']:.2f}"
+        said += [("lattice", f"{lattice['lattice']} ({probable})"), *present(lattice, LATTICE)]
+        if not lattice["consistent"] and lattice["consistent_reason"]:
+            said.append(("note (lattice)", lattice["consistent_reason"]))
+    return said
+
+
+def crystals(row: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What a wide-angle curve says: state, shares, and each phase with its crystallites."""
+    if row is None or not row.get("state"):
+        return []
+    said = [("crystals", str(row["state"])), *present(row, CRYSTALS)]
+    number = 1
+    while row.get(name := f"phase_{number}_name"):
+        if row[f"phase_{number}_present"]:
+            size = measured(row, f"phase_{number}_size_nm", "nm", 1)
+            probability = measured(row, f"phase_{number}_probability", "", 2)
+            said.append((str(row[name]), f"probability {probability}, crystallites {size}"))
+        number += 1
+    if row.get("confounded"):
+        said.append(("note (crystals)", f"cannot be told apart: {row['confounded']}"))
+    return said
+
+
+def present(row: dict[str, Any], node: str) -> list[tuple[str, str]]:
+    """What is shown of a table's row, without what it does not know."""
+    shown = [(label, measured(row, *column)) for label, *column in SHOWN[node]]
+    return [(label, value) for label, value in shown if value != "-"]
 
 
 def measured(row: dict[str, Any] | None, name: str, unit: str, digits: int = 2) -> str:
