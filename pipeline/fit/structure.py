@@ -32,7 +32,7 @@ DIAMETER_STEP = 1.04
 """Ratio of neighbouring diameters of the table: a minimum of the form factor moves by a quarter of
 the distance between two over the first four."""
 RELATIVE_SIGMAS = (0.03, 0.06, 0.1, 0.16)
-TABLE_POINTS = 250
+TABLE_POINTS = 125
 """At most so many points of the curve are used with the table; refinement uses all."""
 LEAST_OVER_SPACING, GREATEST_OVER_SPACING = 0.4, 1.25
 """Diameters over 2 pi / q of the first peak: cores of particles that touch through ligands. In fcc,

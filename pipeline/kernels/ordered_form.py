@@ -27,7 +27,7 @@ from pipeline.kernels.sphere import mean_square_amplitude
 HOLE = np.array([0.7, 1.5, 3.0])
 """Reach of the decaying terms over q1: below the first peak, over it and its next, over all."""
 ABOVE, BELOW = 2.0, 4.0
-PASSES = 4
+PASSES = 3
 """Reweighted fits of each size in the table; differences between sizes change by 2 % after that."""
 STEPS = 12
 """Of Gauss-Newton; it ends where D and s move by less than 1e-4 of D."""
