@@ -105,6 +105,7 @@ class _Fit:
             np.zeros(most),
         )
         self.rows, self.spare = make_rows(most, points, rank), make_rows(most, points, rank)
+        self._kept_rows = make_rows(most, points, rank)
         self.whole = np.zeros(most, np.bool_)
         self.count, self.fall, self.noise = 0, 0.0, 1.0
 
@@ -143,25 +144,50 @@ class _Fit:
         self.count += 1
 
     def remove(self, j: int) -> None:
-        """One line less, not refined yet."""
-        self.at[j : self.count - 1] = self.at[j + 1 : self.count]
-        self.bounds[j : self.count - 1] = self.bounds[j + 1 : self.count]
-        self.whole[j : self.count - 1] = self.whole[j + 1 : self.count]
+        """One line less, the last in its place; not refined yet."""
         self.count -= 1
+        for array in (self.at, self.bounds, self.whole):
+            array[j] = array[self.count]
+
+    def refine_without(self, j: int) -> None:
+        """One line less, and those that it met at their minimum."""
+        place, width = self.at[j].tolist()
+        self.remove(j)
+        moves = self.near(place, width)
+        moves[j : j + 1] = True
+        self.refine(moves)
 
     def without_height(self) -> int:
         """The first line without a height, or -1."""
         gone = np.flatnonzero(self.heights[: self.count] == 0.0)
         return int(gone[0]) if gone.size else -1
 
-    def errors(self) -> np.ndarray:
-        """Errors of the heights if nothing were there (m,)."""
-        return self.noise * np.array(
-            [
-                height_error(self.rows, self.at, self.bounds, self.heights, self.count, j)
-                for j in range(self.count)
-            ]
+    def error(self, j: int) -> float:
+        """Error of a height if nothing were there."""
+        return self.noise * height_error(
+            self.rows, self.at, self.bounds, self.heights, self.count, j
         )
+
+    def errors(self) -> np.ndarray:
+        """Errors of all heights if nothing were there (m,)."""
+        return np.array([self.error(j) for j in range(self.count)])
+
+    def keep(self) -> None:
+        """Remember all as it is."""
+        self._kept = (self.at.copy(), self.bounds.copy(), self.heights.copy(), self.whole.copy())
+        self._kept_count, self._kept_fall = self.count, self.fall
+        for array, kept in zip(self.rows, self._kept_rows, strict=True):
+            np.copyto(kept, array)
+
+    def go_back(self) -> None:
+        """As it was when it was remembered."""
+        for array, kept in zip(
+            (self.at, self.bounds, self.heights, self.whole), self._kept, strict=True
+        ):
+            np.copyto(array, kept)
+        self.count, self.fall = self._kept_count, self._kept_fall
+        for array, kept in zip(self.rows, self._kept_rows, strict=True):
+            np.copyto(array, kept)
 
 
 def find_lines(
@@ -215,34 +241,35 @@ def _try(fit: _Fit, more: tuple[tuple[float, float], ...], without: int, least_g
     If they do not let the root of chi-square fall by ``least_gain``, or one is none, leave all as
     it was and say so.
     """
-    before = fit.at.copy(), fit.bounds.copy(), fit.whole.copy(), fit.count
+    fit.keep()
     fall = fit.fall
     if without >= 0:
         fit.remove(without)
     kept = fit.count
     for place, width in more:
         fit.add(place, width)
-    near = fit.near(float(np.mean([place for place, _ in more])), max(width for _, width in more))
-    # Those behind one that is taken out have moved up.
-    near[kept if without < 0 else without :] = True
-    fit.refine(near)
+    middle, widest = np.mean(more, axis=0)[0], max(width for _, width in more)
+    moves = fit.near(middle, widest)
+    moves[kept:] = True
+    if without >= 0:
+        moves[without] = True
+    fit.refine(moves)
     gone = fit.without_height()
-    if 0 <= gone < kept:
-        # The new one does what an old one did.
-        fit.remove(gone)
-        fit.refine()
-        gone = fit.without_height()
-    wrong = misplaced(fit.at, fit.heights, fit.count)
-    if 0 <= wrong < kept and gone < 0:
-        # A wide one that stood for several: narrow, it can be one of them.
-        fit.at[wrong, 1] = np.min(fit.at[: fit.count, 1])
-        fit.refine()
-        gone = fit.without_height()
+    if without < 0:
+        wrong = misplaced(fit.at, fit.heights, fit.count)
+        if 0 <= gone < kept:
+            # The new one does what an old one did.
+            fit.refine_without(gone)
+            gone = fit.without_height()
+        elif gone < 0 <= wrong < kept:
+            # A wide one that stood for several: narrow, it can be one of them.
+            fit.at[wrong, 1] = np.min(fit.at[: fit.count, 1])
+            fit.refine(moves)
+            gone = fit.without_height()
     gain = math.sqrt(max(fit.fall - fall, 0.0))
     if gone < 0 and gain >= least_gain and misplaced(fit.at, fit.heights, fit.count) < 0:
         return True
-    fit.at[:], fit.bounds[:], fit.whole[:], fit.count = before
-    fit.refine(steps=0)
+    fit.go_back()
     return False
 
 
@@ -255,17 +282,21 @@ def _split(fit: _Fit, level: float, noise: float) -> bool:
     if fit.count == 0 or fit.count == fit.search.most:
         return False
     least_gain = level * noise
-    strong = fit.heights[: fit.count] > SPLIT_SCORE * least_gain * fit.errors() / fit.noise
     wide = fit.at[: fit.count, 1] > SPLIT_WIDTH * fit.bounds[: fit.count, 0]
-    for j in np.argsort(-fit.at[: fit.count, 1], kind="stable"):
-        if not (strong[j] and wide[j] and not fit.whole[j]):
+    for j in np.argsort(-fit.at[: fit.count, 1], kind="stable").tolist():
+        if not wide[j] or fit.whole[j]:
             continue
-        left = fit.residual[fit.rows.supports[j, 0] : fit.rows.supports[j, 1]]
-        if np.sum(left**2) < left.size * noise**2 + 0.5 * least_gain**2:
+        low, high = fit.rows.supports[j]
+        reach = (high - low) // 4
+        left = fit.residual[low + reach : high - reach]
+        # Two cannot let chi-square fall by more than what is over noise there.
+        if np.sum(left**2) < left.size * noise**2 + least_gain**2:
+            continue
+        if fit.heights[j] < SPLIT_SCORE * least_gain * fit.error(j) / fit.noise:
             continue
         place, width = fit.at[j].tolist()
         halves = ((place - 0.3 * width, 0.6 * width), (place + 0.3 * width, 0.6 * width))
-        if _try(fit, halves, int(j), least_gain):
+        if _try(fit, halves, j, least_gain):
             return True
         fit.whole[j] = True
     return False
@@ -284,8 +315,7 @@ def _prune(fit: _Fit, level: float) -> None:
             worst = misplaced(fit.at, fit.heights, fit.count)
             if worst < 0:
                 return
-        fit.remove(worst)
-        fit.refine()
+        fit.refine_without(worst)
         fit.noise = noise
 
 
