@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config.lattice import LatticeAnalysis
-from pipeline.kernels.indexing import GATE, propose, unrelated, weigh_all
+from pipeline.kernels.cell_refinement import GATE
+from pipeline.kernels.cell_search import propose
+from pipeline.kernels.indexing import unrelated, weigh_all
 from pipeline.kernels.lattices import DENSEST, Lattice, fcc_with_hcp, lattices
 from pipeline.messages import FormFactor, Line, StructureFactor
 
@@ -18,7 +20,7 @@ MOST_LINES = 14
 NEAREST = 0.75
 """Cells are tried whose neighbours are nearer than the core's diameter by this factor."""
 SHEETS = 1.5
-"""How much nearer than neighbours sheets may be: close-packed ones are at 0.82, (111) of sc 0.58."""
+"""How much nearer than neighbours sheets may be: close-packed ones are at 0.82."""
 ANYWHERE_NM = (2.0, 60.0)
 """Distances of neighbours that are tried where the core is not known."""
 LEAD = 5
@@ -176,9 +178,7 @@ def candidates(
     frame = _frame(lines, window, core, settings)
     mixed, fcc, hcp = fcc_with_hcp()
     shares = np.array(SHARES)[:, None]
-    found = [
-        _best(lattice, lattice.weight[None], CELLS, frame, settings) for lattice in lattices()
-    ]
+    found = [_best(lattice, lattice.weight[None], CELLS, frame, settings) for lattice in lattices()]
     weights = (1.0 - shares) * fcc + shares * hcp
     mixture = _best(mixed, weights, CELLS_OF_MIXTURE, frame, settings)
     # Unless each has a line that the other has not, there is one of them only.
@@ -214,9 +214,7 @@ def cube_nm3(core: FormFactor) -> float:
     return core.diameter_nm**3 + 3.0 * core.diameter_nm * sigma**2
 
 
-def _frame(
-    lines: LinesIn, window: Window, core: FormFactor, settings: LatticeAnalysis
-) -> _Frame:
+def _frame(lines: LinesIn, window: Window, core: FormFactor, settings: LatticeAnalysis) -> _Frame:
     per_q = 2.0 * lines.q_per_nm / (4.0 * math.pi**2)
     width = window.high_per_nm - window.low_per_nm
     distances, limits = ANYWHERE_NM, (0.0,) * 7
@@ -247,7 +245,7 @@ def _frame(
 def _best(
     lattice: Lattice, weights: np.ndarray, most: int, frame: _Frame, settings: LatticeAnalysis
 ) -> Cell | None:
-    """The best cell of a lattice, with the evidence of all; ``weights`` (s, r), equally probable."""
+    """The best cell of a lattice, with the evidence of all cells and of all ``weights`` (s, r)."""
     lines, window = frame.lines, frame.window
     edges = window.low_per_nm, window.high_per_nm
     low, high = frame.distances_nm
@@ -269,7 +267,8 @@ def _best(
         lines.q_per_nm, lines.error_per_nm, lines.log_area, lines.area_error, window.limits,
         edges, window.merge_per_nm, settings.area_scatter, settings.unexplained_ratio,
         lattice.free, lattice.forms, weights, lattice.least, lattice.most, lattice.ascending,
-        lattice.steps, lattice.unit_volume, lattice.likenesses, frame.core, cells, covariances, indexed, counts, evidence,
+        lattice.steps, lattice.unit_volume, lattice.likenesses, frame.core, cells,
+        covariances, indexed, counts, evidence,
     )  # fmt: skip
     s, t = divmod(int(evidence.argmax()), most)
     top = float(evidence[s, t])
