@@ -92,7 +92,7 @@ def lines_of_kind(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     if kind == "stack":
         spacing = rng.uniform(13.0, 18.0)
         q = 2 * math.pi * np.arange(1, 6) / spacing
-        return q, 0.05 / q**2, Crystal(np.eye(3), np.zeros((1, 3)), (spacing,) * 3)
+        return q, 0.05 / q**2, Crystal(np.eye(3), np.zeros((1, 3)), (spacing, 0.0, 0.0))
     if kind == "fcc+hcp":
         cell = crystal("fcc", rng)
         a = cell.edges_nm[0] / math.sqrt(2)

@@ -211,7 +211,7 @@ def _share(cell: Cell, lines: LinesIn) -> dict[str, Any]:
         return {}
     logs: list[float] = []
     variance = 0.0
-    for phase in own_lines(cell):
+    for phase in own_lines(cell, lines):
         values = [
             float(lines.log_area[line])
             + 2.0 * math.log(cell.indexed_q_per_nm[line])

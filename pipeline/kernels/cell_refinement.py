@@ -105,7 +105,7 @@ def assign(line_q, line_error, merge, count, q, row, weight, forms, of_reflectio
     Parameters
     ----------
     line_q, line_error, merge
-        Lines (n,), and the width within which reflections are one line.
+        Lines (n,), and the widths within which reflections are one line (n,).
     count, q, row, weight, forms
         As ``predict`` has them.
     of_reflection
@@ -120,7 +120,7 @@ def assign(line_q, line_error, merge, count, q, row, weight, forms, of_reflectio
             i += 1
         of_reflection[r] = i
     for i in range(line_q.size):
-        reach = max(HALF_MERGED * merge, GATE * line_error[i])
+        reach = max(HALF_MERGED * merge[i], GATE * line_error[i])
         _gather(i, line_q, reach, count, q, row, weight, forms, of_reflection, meant, form)
         if meant[i, 0] == 0.0:
             continue

@@ -12,9 +12,9 @@ W the window's width and r the ratio of the geometric law of k. p follows from t
 reflection should have against the least that is found there, so one that falls on a minimum of the
 form factor, or below the noise, is not missed. The areas of indexed lines have a term of their own:
 a lognormal scatter around K weight exp(-B q^2) / q^2 (B held to be reasonable), against a wide one
-without lattice. The evidence integrates L over the cell's parameters by Laplace's method: many
-parameters and dense reflections cost what they should (MacKay, Neural Comput. 4 (1992) 415), which
-de Wolff's figure of merit only ranks.
+without lattice. So have the widths, which are alike in a lattice. The evidence integrates L over
+the cell's parameters by Laplace's method: many parameters and dense reflections cost what they
+should (MacKay, Neural Comput. 4 (1992) 415), which de Wolff's figure of merit only ranks.
 
 Reflections that share their nearest line, within its width, are one at their centre of weight.
 Everything is in fixed order of operations.
@@ -46,6 +46,8 @@ WIDE_SCATTER = 1.5
 DAMPING = (2.0, 1.5)
 """B q_max^2, mean and standard deviation before it is fitted: displacements of 5 to 12 % of the
 distance of neighbours, over a window of three or four orders."""
+BLENDED = 0.15
+"""Extent of a line's reflections over its width from which it is a blend."""
 ROOT_2PI = math.sqrt(2.0 * math.pi)
 CONVERGED = 2e-4
 """Cells that differ by less, as a share of u, v and w, have converged to the same lines."""
@@ -102,7 +104,7 @@ def _absences(line_q, count, q, row, weight, of_reflection, law, limits, window,
         p = SURE * _seen(q[r], expected, limits, window, doubt)
         while i + 1 < line_q.size and abs(line_q[i + 1] - q[r]) < abs(line_q[i] - q[r]):
             i += 1
-        if abs(line_q[i] - q[r]) < SHADOW * merge:
+        if abs(line_q[i] - q[r]) < SHADOW * merge[i]:
             p *= SHADOWED
         log_l += math.log(1.0 - p)
         absent += p > 0.5
@@ -111,8 +113,9 @@ def _absences(line_q, count, q, row, weight, of_reflection, law, limits, window,
 
 @njit(cache=True, nogil=True)
 def _likelihood(
-    line_q, line_error, log_area, area_error, meant, law, limits, window, scatter, doubt, ratio
-):
+    line_q, line_error, log_area, area_error, width_gain, meant, law, limits, window, merge,
+    scatter, doubt, ratio,
+):  # fmt: skip
     """ln of the part of L that is the lines', and how many of them are indexed."""
     width = window[1] - window[0]
     mean = 0.0
@@ -131,6 +134,9 @@ def _likelihood(
         log_l += math.log(p * width / (ROOT_2PI * error)) - 0.5 * z * z
         s = math.hypot(scatter, area_error[i])
         wide = math.hypot(WIDE_SCATTER, area_error[i])
+        # A blend may have any width.
+        if spread < BLENDED * merge[i]:
+            log_l += width_gain[i]
         off = (log_area[i] - expected) / s
         usual = (log_area[i] + 2.0 * math.log(line_q[i]) - mean) / wide
         log_l += math.log(wide / s) - 0.5 * off * off + 0.5 * usual * usual
@@ -181,7 +187,8 @@ def _splits(cell, likenesses, least):
 
 @njit(cache=True, nogil=True)
 def weigh(
-    line_q, line_error, log_area, area_error, limits, window, merge, scatter, ratio, free, forms,
+    line_q, line_error, log_area, area_error, width_gain, limits, window, merge, scatter, ratio,
+    free, forms,
     weight, least, most, ascending, steps, unit_volume, likenesses, core, cell, covariance,
     indexed_q, counts,
 ):  # fmt: skip
@@ -193,10 +200,12 @@ def weigh(
         Places (n,), rising, with errors that include what profiles and zero cost.
     log_area, area_error
         ln of the areas and their relative errors (n,).
+    width_gain
+        What it adds to ln L that a line is as wide as lines of a lattice are (n,).
     limits
         ln of the least area that is found (g,), on an even grid over the window.
     window, merge
-        (lowest, highest) q; reflections closer than ``merge`` are one.
+        (lowest, highest) q; reflections within ``merge`` (n,) of a line may be one line.
     scatter
         Of ln(area) about its law.
     ratio
@@ -235,22 +244,24 @@ def weigh(
         previous = count
         if not least_squares(line_q, line_error, meant, form, free, cell, covariance):
             return -np.inf
-    highest = 1e-9
+    highest, narrowest = 1e-9, np.inf
     for i in range(lines):
+        narrowest = min(narrowest, merge[i])
         indexed_q[i] = meant[i, 1] if meant[i, 0] > 0.0 else np.nan
         if meant[i, 0] > 0.0:
             highest = line_q[i]
     if not allowed(cell, free, least, most, ascending):
         return -np.inf
     # A distortion too small to split the highest line would be free, and is not claimed.
-    if not _splits(cell, likenesses, HALF_MERGED * merge / highest):
+    if not _splits(cell, likenesses, HALF_MERGED * narrowest / highest):
         return -np.inf
     _area_law(line_q, log_area, area_error, scatter, meant, window[1], law)
     # Where it is found also depends on how the line finder did: half a factor more.
     doubt = math.hypot(scatter, 0.5)
     log_l, counts[0] = _likelihood(
-        line_q, line_error, log_area, area_error, meant, law, limits, window, scatter, doubt, ratio
-    )
+        line_q, line_error, log_area, area_error, width_gain, meant, law, limits, window, merge,
+        scatter, doubt, ratio,
+    )  # fmt: skip
     log_absent, counts[2] = _absences(
         line_q, count, q, row, weight, of_reflection, law, limits, window, merge, doubt
     )
@@ -258,7 +269,7 @@ def weigh(
         return -np.inf
     counts[1] = lines - counts[0]
     counts[3] = 0
-    while counts[3] < count and q[counts[3]] <= highest + 0.5 * merge:
+    while counts[3] < count and q[counts[3]] <= highest + 0.5 * narrowest:
         counts[3] += 1
     room = room_for(cell, covariance, steps, unit_volume, free, core)
     return log_l + log_absent + _log_volume(cell, covariance, free) + math.log(room)
@@ -266,7 +277,8 @@ def weigh(
 
 @njit(cache=True, nogil=True)
 def weigh_all(
-    line_q, line_error, log_area, area_error, limits, window, merge, scatter, ratio, free, forms,
+    line_q, line_error, log_area, area_error, width_gain, limits, window, merge, scatter, ratio,
+    free, forms,
     weights, least, most, ascending, steps, unit_volume, likenesses, core, cells,
     covariances, indexed_q, counts, evidence,
 ):  # fmt: skip
@@ -281,7 +293,8 @@ def weigh_all(
             if not cells[s, t, 0] > 0.0:
                 continue
             value = weigh(
-                line_q, line_error, log_area, area_error, limits, window, merge, scatter, ratio,
+                line_q, line_error, log_area, area_error, width_gain, limits, window, merge,
+                scatter, ratio,
                 free, forms, weights[s], least, most, ascending, steps, unit_volume,
                 likenesses, core, cells[s, t], covariances[s, t],
                 indexed_q[s, t], counts[s, t],

@@ -187,7 +187,8 @@ def _lattice(
     unit = 0.0 if name == "stack" else (math.sqrt(0.75) if name == "hcp" else 1.0) / len(basis)
     return Lattice(
         name, column, free, forms, weight, low, seeds, inverses, least, most, ascending, volume,
-        edges, _steps(name, basis, edges), unit, np.array(LIKENESSES.get(column, ())).reshape(-1, 3),
+        edges, _steps(name, basis, edges), unit,
+        np.array(LIKENESSES.get(column, ())).reshape(-1, 3),
     )  # fmt: skip
 
 
