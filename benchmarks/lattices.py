@@ -68,8 +68,9 @@ def crystal(kind: str, rng: np.random.Generator) -> Crystal:
     steps = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
     between = (steps[:, None] + places[None]).reshape(-1, 3) @ vectors
     length = np.linalg.norm(between, axis=1)
-    scale = nearest / length[length > 1e-9].min()
-    return Crystal(scale * vectors, places, tuple((scale * np.array(edges)).tolist()))
+    scale = nearest / float(length[length > 1e-9].min())
+    a, b, c = edges
+    return Crystal(scale * vectors, places, (scale * a, scale * b, scale * c))
 
 
 def powder(cell: Crystal, q_max_per_nm: float) -> tuple[np.ndarray, np.ndarray]:
@@ -91,14 +92,12 @@ def lines_of_kind(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     if kind == "stack":
         spacing = rng.uniform(13.0, 18.0)
         q = 2 * math.pi * np.arange(1, 6) / spacing
-        return q, 0.05 / q**2, Crystal(np.eye(3), np.zeros((1, 3)), (spacing,) * 3)
+        return q, 0.05 / q**2, Crystal(np.eye(3), np.zeros((1, 3)), (spacing, 0.0, 0.0))
     if kind == "fcc+hcp":
         cell = crystal("fcc", rng)
         a = cell.edges_nm[0] / math.sqrt(2)
         hcp = crystal("hcp", rng)
-        vectors = a * np.array(
-            [[1, 0, 0], [-0.5, math.sqrt(0.75), 0], [0, 0, math.sqrt(8 / 3)]]
-        )
+        vectors = a * np.array([[1, 0, 0], [-0.5, math.sqrt(0.75), 0], [0, 0, math.sqrt(8 / 3)]])
         share = rng.uniform(0.3, 0.7)
         q_1, area_1 = powder(cell, Q_PER_NM[-1])
         q_2, area_2 = powder(Crystal(vectors, hcp.places, (a, a, a)), Q_PER_NM[-1])

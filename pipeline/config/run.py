@@ -10,6 +10,7 @@ from pipeline.config.base import Section
 from pipeline.config.detect import Detection
 from pipeline.config.exciton import ExcitonFit
 from pipeline.config.invariants import InvariantsAnalysis
+from pipeline.config.lattice import LatticeAnalysis
 from pipeline.config.magic import MagicAnalysis
 from pipeline.config.phases import PhasesAnalysis
 from pipeline.config.plumbing import Bus, Store
@@ -37,6 +38,8 @@ class SaxsAnalysis(Section):
     """Absent = order is not sought."""
     structure: StructureAnalysis | None = StructureAnalysis()
     """Of frames that are searched for order. Absent = no structure factor and no lines."""
+    lattice: LatticeAnalysis | None = LatticeAnalysis()
+    """Of frames that have lines. Absent = they are not indexed."""
     extra_stages: tuple[str, ...] = ()
     """Stages of your own, ``package.module:Class``, that follow these."""
 

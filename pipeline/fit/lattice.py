@@ -19,7 +19,8 @@ from pipeline.fit.lattice_evidence import (
     own_lines,
     window_of,
 )
-from pipeline.kernels.indexing import GATE, nearest_neighbour, volume_per_particle
+from pipeline.kernels.cell_refinement import GATE
+from pipeline.kernels.cell_room import nearest_neighbour, volume_per_particle
 from pipeline.kernels.lattices import DENSEST, HCP_IDEAL, fcc_with_hcp, lattices
 from pipeline.messages import (
     FormFactor,
@@ -44,8 +45,8 @@ class IndexLattice:
     """The lattice of one frame: every kind weighed against every other and against none.
 
     Lines of S(q) are indexed on stacks, sc, bcc, fcc, hcp, mixtures of the last two, and tetragonal
-    and orthorhombic cells of all centrings. Each kind's evidence (``pipeline.kernels.indexing``) and
-    what it asks of the cores' room make its probability. One is claimed from the config's level
+    and orthorhombic cells of all centrings. Each kind's evidence (``pipeline.kernels.indexing``)
+    and what it asks of the cores' room make its probability. One is claimed from the config's level
     on. Each frame is judged on its own.
 
     Parameters
@@ -210,7 +211,7 @@ def _share(cell: Cell, lines: LinesIn) -> dict[str, Any]:
         return {}
     logs: list[float] = []
     variance = 0.0
-    for phase in own_lines(cell):
+    for phase in own_lines(cell, lines):
         values = [
             float(lines.log_area[line])
             + 2.0 * math.log(cell.indexed_q_per_nm[line])

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config.lattice import LatticeAnalysis
-from pipeline.kernels.indexing import GATE, propose, unrelated, weigh_all
+from pipeline.kernels.cell_refinement import GATE
+from pipeline.kernels.cell_search import propose
+from pipeline.kernels.indexing import unrelated, weigh_all
 from pipeline.kernels.lattices import DENSEST, Lattice, fcc_with_hcp, lattices
 from pipeline.messages import FormFactor, Line, StructureFactor
 
@@ -18,7 +20,7 @@ MOST_LINES = 14
 NEAREST = 0.75
 """Cells are tried whose neighbours are nearer than the core's diameter by this factor."""
 SHEETS = 1.5
-"""How much nearer than neighbours sheets may be: close-packed ones are at 0.82, (111) of sc 0.58."""
+"""How much nearer than neighbours sheets may be: close-packed ones are at 0.82."""
 ANYWHERE_NM = (2.0, 60.0)
 """Distances of neighbours that are tried where the core is not known."""
 LEAD = 5
@@ -33,6 +35,12 @@ SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
 """Of hcp in a mixture, each as probable as the others."""
 BY_CHANCE = 0.7
 """Ratio of the geometric law of how many lines there are without a lattice: 2.3 on average."""
+WIDTH_SCATTER = 0.4
+"""Of ln(fwhm) of a lattice's lines: strain and faults make some half as wide again."""
+DIFFUSE_SCATTER = 1.0
+"""Likewise of other lines: halos, feet of strong lines, residues of the form factor."""
+DIFFUSE = -2.0
+"""Log odds by its width below which a line is diffuse."""
 GAUSSIAN_AREA = math.sqrt(math.pi / (4.0 * math.log(2.0)))
 """Area of a Gaussian over height x fwhm."""
 GAUSSIAN_SQUARE = math.sqrt(math.pi / (8.0 * math.log(2.0)))
@@ -57,6 +65,8 @@ class Window:
 class LinesIn:
     """Lines by rising q, as arrays: places with all errors, ln of areas with relative errors.
 
+    ``width_per_nm`` is 0 where it is not resolved. ``width_gain`` is ln of the odds by their widths
+    that they are of a lattice and not diffuse.
     Further lines, from ``end_per_nm`` on, are left out.
     """
 
@@ -65,6 +75,8 @@ class LinesIn:
     error_per_nm: np.ndarray
     log_area: np.ndarray
     area_error: np.ndarray
+    width_per_nm: np.ndarray
+    width_gain: np.ndarray
     end_per_nm: float
 
 
@@ -113,8 +125,25 @@ def lines_in(lines: Sequence[Line], settings: LatticeAnalysis) -> LinesIn:
         ),
         log_area=np.log(area),
         area_error=np.clip(np.nan_to_num(relative, nan=1.0), 0.0, 1.0),
+        width_per_nm=width,
+        width_gain=_width_gain(kept),
         end_per_nm=end,
     )
+
+
+def _width_gain(lines: Sequence[Line]) -> np.ndarray:
+    """Of widths, lognormal about their median: narrow for lines of a lattice, wide for others."""
+    width = np.array([line.fwhm_per_nm for line in lines])
+    error = np.array([line.fwhm_per_nm_err for line in lines])
+    gain = np.zeros(len(lines))
+    known = (width > 0) & np.isfinite(error)
+    if np.count_nonzero(known) > 2:
+        relative = np.minimum(error[known] / width[known], 1.0)
+        off = np.log(width[known] / np.median(width[known]))
+        own, other = np.hypot(WIDTH_SCATTER, relative), np.hypot(DIFFUSE_SCATTER, relative)
+        # Against it only: noise is found with templates of one width, too.
+        gain[known] = 0.5 * (off / other) ** 2 - 0.5 * (off / own) ** 2
+    return gain
 
 
 def window_of(
@@ -150,15 +179,16 @@ def window_of(
 class _Frame:
     """All of a frame that does not depend on the lattice.
 
-    In 1/nm^2, (n,) along the lines: Q, its errors, and the widths of the lines; ``gain`` is what a
-    line that is met promises. ``distances_nm`` bounds those of neighbours, and ``core`` is what the
-    kernels ask of the cores' room.
+    In 1/nm^2, (n,) along the lines: Q, its errors, and the widths of the lines; ``merge`` are these
+    in 1/nm. ``gain`` is what a line that is met promises. ``distances_nm`` bounds those of
+    neighbours, and ``core`` is what the kernels ask of the cores' room.
     """
 
     lines: LinesIn
     window: Window
     square: np.ndarray
     error: np.ndarray
+    merge_square: np.ndarray
     merge: np.ndarray
     gain: np.ndarray
     distances_nm: tuple[float, float]
@@ -176,13 +206,11 @@ def candidates(
     frame = _frame(lines, window, core, settings)
     mixed, fcc, hcp = fcc_with_hcp()
     shares = np.array(SHARES)[:, None]
-    found = [
-        _best(lattice, lattice.weight[None], CELLS, frame, settings) for lattice in lattices()
-    ]
+    found = [_best(lattice, lattice.weight[None], CELLS, frame, settings) for lattice in lattices()]
     weights = (1.0 - shares) * fcc + shares * hcp
     mixture = _best(mixed, weights, CELLS_OF_MIXTURE, frame, settings)
     # Unless each has a line that the other has not, there is one of them only.
-    if mixture is not None and all(own_lines(mixture)):
+    if mixture is not None and all(own_lines(mixture, lines)):
         found.append(mixture)
     cells = [cell for cell in found if cell is not None]
     # None is as probable as all of them together.
@@ -194,15 +222,20 @@ def candidates(
     return cells, [odd / total for odd in odds], none / total
 
 
-def own_lines(mixture: Cell) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """Lines of fcc alone, and of hcp alone, with the weight of their reflections in their phase."""
+def own_lines(
+    mixture: Cell, lines: LinesIn
+) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """Lines of fcc alone, and of hcp alone, with the weight of their reflections in their phase.
+
+    Diffuse ones are of neither: the feet of strong lines lie where hcp's are.
+    """
     lattice, *weights = fcc_with_hcp()
     places = 2.0 * math.pi * np.sqrt(lattice.forms[:, 0] * mixture.squares[0])
     own: tuple[list[tuple[int, float]], list[tuple[int, float]]] = ([], [])
     for line, q in enumerate(mixture.indexed_q_per_nm.tolist()):
         near = np.abs(places - q) < 1e-3 * q
         of_each = [float(weight[near].sum()) for weight in weights]
-        if (of_each[0] > 0) != (of_each[1] > 0):
+        if (of_each[0] > 0) != (of_each[1] > 0) and lines.width_gain[line] > DIFFUSE:
             phase = 0 if of_each[0] > 0 else 1
             own[phase].append((line, of_each[phase]))
     return own
@@ -214,11 +247,11 @@ def cube_nm3(core: FormFactor) -> float:
     return core.diameter_nm**3 + 3.0 * core.diameter_nm * sigma**2
 
 
-def _frame(
-    lines: LinesIn, window: Window, core: FormFactor, settings: LatticeAnalysis
-) -> _Frame:
+def _frame(lines: LinesIn, window: Window, core: FormFactor, settings: LatticeAnalysis) -> _Frame:
     per_q = 2.0 * lines.q_per_nm / (4.0 * math.pi**2)
     width = window.high_per_nm - window.low_per_nm
+    # What is broader than others may be a blend of all below it.
+    merge = np.maximum(window.merge_per_nm, lines.width_per_nm)
     distances, limits = ANYWHERE_NM, (0.0,) * 7
     if core.diameter_nm > 0:
         diameter = core.diameter_nm
@@ -237,7 +270,8 @@ def _frame(
         window=window,
         square=lines.q_per_nm**2 / (4.0 * math.pi**2),
         error=per_q * lines.error_per_nm,
-        merge=per_q * np.maximum(GATE * lines.error_per_nm, window.merge_per_nm),
+        merge=merge,
+        merge_square=per_q * np.maximum(GATE * lines.error_per_nm, merge),
         gain=np.log(width / (math.sqrt(2.0 * math.pi) * lines.error_per_nm)),
         distances_nm=distances,
         core=limits,
@@ -247,13 +281,13 @@ def _frame(
 def _best(
     lattice: Lattice, weights: np.ndarray, most: int, frame: _Frame, settings: LatticeAnalysis
 ) -> Cell | None:
-    """The best cell of a lattice, with the evidence of all; ``weights`` (s, r), equally probable."""
+    """The best cell of a lattice, with the evidence of all cells and of all ``weights`` (s, r)."""
     lines, window = frame.lines, frame.window
     edges = window.low_per_nm, window.high_per_nm
     low, high = frame.distances_nm
     cells, promise = np.zeros((len(weights), most, 3)), np.empty(most)
     propose(
-        frame.square, frame.error, frame.merge, frame.gain, LEAD,
+        frame.square, frame.error, frame.merge_square, frame.gain, LEAD,
         (edges[0] ** 2 / (4.0 * math.pi**2), edges[1] ** 2 / (4.0 * math.pi**2)),
         (low if lattice.unit_volume > 0 else low / SHEETS, high), lattice.forms[: lattice.low],
         lattice.seeds, lattice.inverses, lattice.least, lattice.most, lattice.ascending,
@@ -266,10 +300,12 @@ def _best(
     covariances, indexed = np.zeros((*shape, 3, 3)), np.empty((*shape, len(lines.lines)))
     counts, evidence = np.zeros((*shape, 4), dtype=np.int64), np.empty(shape)
     weigh_all(
-        lines.q_per_nm, lines.error_per_nm, lines.log_area, lines.area_error, window.limits,
-        edges, window.merge_per_nm, settings.area_scatter, settings.unexplained_ratio,
+        lines.q_per_nm, lines.error_per_nm, lines.log_area, lines.area_error, lines.width_gain,
+        window.limits,
+        edges, frame.merge, settings.area_scatter, settings.unexplained_ratio,
         lattice.free, lattice.forms, weights, lattice.least, lattice.most, lattice.ascending,
-        lattice.steps, lattice.unit_volume, lattice.likenesses, frame.core, cells, covariances, indexed, counts, evidence,
+        lattice.steps, lattice.unit_volume, lattice.likenesses, frame.core, cells,
+        covariances, indexed, counts, evidence,
     )  # fmt: skip
     s, t = divmod(int(evidence.argmax()), most)
     top = float(evidence[s, t])

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 HIGHEST = 8
-"""Indices go so far. An edge of 2.4 times the shortest line's spacing needs 6 at 2.4 times its q."""
+"""Indices go so far: fcc needs 6 and hcp 7 at three times the q of its first line."""
 LOW = 6
 """Likewise where cells are proposed, for which the lowest lines matter."""
 MOST_ANISOTROPIC = 2.0
@@ -37,6 +37,8 @@ DENSEST = math.pi / math.sqrt(18.0)
 """Packing fraction of equal spheres, at most (Hales, Ann. Math. 162 (2005) 1065)."""
 FIRST = 5
 """A seed's reflections are among so many first ones of some cell: two of them may be too weak."""
+
+Basis = tuple[tuple[float, float, float], ...]
 
 _CORNER = ((0.0, 0.0, 0.0),)
 _BODY = (*_CORNER, (0.5, 0.5, 0.5))
@@ -60,8 +62,8 @@ LIKENESSES = {
 class Lattice(NamedTuple):
     """One kind of lattice.
 
-    ``forms`` (r, 3) are the c of its reflections and ``weight`` (r,) their weights, the first ``low`` of
-    them up to LOW. ``free``
+    ``forms`` (r, 3) are the c of its reflections and ``weight`` (r,) their weights; the first
+    ``low`` of them go up to LOW. ``free``
     parameters of (u, v, w) are free. ``seeds`` (s, free) are sets of low rows which settle them,
     ``inverses`` (s, free, free) solve them. ``least`` and ``most`` (2,) bound u/v and u/w
     (where free), and ``ascending`` edges exclude a cell's permutations: 3 all, 2 a and b, 1 none.
@@ -91,37 +93,40 @@ class Lattice(NamedTuple):
     likenesses: np.ndarray
 
 
-Form = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+Form = Callable[[np.ndarray], list[np.ndarray]]
+"""From h, k, l (3, n) to as many forms (n,) as edges are free."""
 
 
-def _cubic(h: np.ndarray, k: np.ndarray, l: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: E741
-    return h * h + k * k + l * l, 0 * h, 0 * h
+def _cubic(hkl: np.ndarray) -> list[np.ndarray]:
+    return [np.sum(hkl**2, axis=0)]
 
 
-def _tetragonal(h: np.ndarray, k: np.ndarray, l: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: E741
-    return h * h + k * k, l * l, 0 * h
+def _tetragonal(hkl: np.ndarray) -> list[np.ndarray]:
+    return [hkl[0] ** 2 + hkl[1] ** 2, hkl[2] ** 2]
 
 
-def _orthorhombic(h: np.ndarray, k: np.ndarray, l: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: E741
-    return h * h, k * k, l * l
+def _orthorhombic(hkl: np.ndarray) -> list[np.ndarray]:
+    return list(hkl**2)
 
 
-def _hexagonal(h: np.ndarray, k: np.ndarray, l: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: E741
-    return 4 * (h * h + h * k + k * k) / 3, l * l, 0 * h
+def _hexagonal(hkl: np.ndarray) -> list[np.ndarray]:
+    return [4.0 / 3.0 * (hkl[0] ** 2 + hkl[0] * hkl[1] + hkl[1] ** 2), hkl[2] ** 2]
 
 
-def _stacked(h: np.ndarray, k: np.ndarray, l: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: E741
+def _stacked(hkl: np.ndarray) -> list[np.ndarray]:
     # Sheets without order within them have reflections along their normal only.
-    return np.where((h == 0) & (k == 0), l * l, 0), 0 * h, 0 * h
+    return [np.where((hkl[0] == 0) & (hkl[1] == 0), hkl[2] ** 2, 0)]
 
 
-def reflections(form: Form, basis: tuple[tuple[float, float, float], ...]) -> tuple[np.ndarray, ...]:
+def reflections(form: Form, basis: Basis) -> tuple[np.ndarray, np.ndarray]:
     """Forms (r, 3) and weights (r,) of all that is not extinct, by rising sum of the form."""
     index = np.arange(-HIGHEST, HIGHEST + 1)
-    h, k, l = (i.ravel() for i in np.meshgrid(index, index, index, indexing="ij"))  # noqa: E741
-    amplitude = sum(np.exp(2j * np.pi * (h * x + k * y + l * z)) for x, y, z in basis)
+    hkl = np.stack(np.meshgrid(index, index, index, indexing="ij")).reshape(3, -1)
+    amplitude = np.exp(2j * np.pi * (np.array(basis) @ hkl)).sum(axis=0)
     square = np.abs(amplitude) ** 2 / len(basis) ** 2
-    forms = np.stack(form(h, k, l), axis=1).astype(float)
+    forms = np.zeros((hkl.shape[1], 3))
+    for column, values in enumerate(form(hkl)):
+        forms[:, column] = values
     total = forms.sum(axis=1)
     # Whole shells only: further out some reflections of equal Q are missing.
     kept = (square > 1e-9) & (total > 0) & (total <= HIGHEST**2)
@@ -153,7 +158,7 @@ def _lattice(
     name: str,
     column: str,
     tables: tuple[np.ndarray, np.ndarray],
-    basis: tuple[tuple[float, float, float], ...],
+    basis: Basis,
     free: int,
     ascending: int = 1,
     ratio: tuple[float, float] = (1.0, 1.0),
@@ -181,14 +186,13 @@ def _lattice(
     edges = {1: (0, 0, 0), 2: (0, 0, 1), 3: (0, 1, 2)}[free]
     unit = 0.0 if name == "stack" else (math.sqrt(0.75) if name == "hcp" else 1.0) / len(basis)
     return Lattice(
-        name, column, free, forms, weight, low, seeds, inverses, least, most, ascending, volume, edges,
-        _steps(name, basis, edges), unit, np.array(LIKENESSES.get(column, ())).reshape(-1, 3),
+        name, column, free, forms, weight, low, seeds, inverses, least, most, ascending, volume,
+        edges, _steps(name, basis, edges), unit,
+        np.array(LIKENESSES.get(column, ())).reshape(-1, 3),
     )  # fmt: skip
 
 
-def _steps(
-    name: str, basis: tuple[tuple[float, float, float], ...], edges: tuple[int, int, int]
-) -> np.ndarray:
+def _steps(name: str, basis: Basis, edges: tuple[int, int, int]) -> np.ndarray:
     """Squared distances from the first particle (all are alike) as forms of the free edges."""
     if name == "stack":
         return np.array([[1.0, 0.0, 0.0]])
