@@ -22,7 +22,7 @@ from pipeline.messages.lines import MOST_LINES, Line, lines_of
 from pipeline.messages.rows import Row, number
 from pipeline.messages.waxs import MOST_PHASES, Phase, phases_of
 from pipeline.tracks import REMEMBERED as REMEMBERED_SIGHTINGS
-from pipeline.tracks import Sighting, off_track
+from pipeline.tracks import Expected, Sighting
 
 PLACES = 256
 """Lines that a curve has room for side by side: 40 1/nm by the 0.15 1/nm of the sharpest known."""
@@ -124,10 +124,10 @@ class Place:
         """Typical significance where it is seen."""
         return median(self._strengths)
 
-    def off(self, sighting: Sighting) -> float:
-        """How far off a sighting is, 1 = as far as it may be."""
+    def expected(self, time_s: float) -> Expected:
+        """Where it should be seen."""
         path = self._path if self.unseen < FOLLOWED else [self._path[-1]]
-        return off_track(path, sighting)
+        return Expected.of(path, time_s)
 
     def see(self, line: Line, sighting: Sighting) -> None:
         """It is seen in this frame."""
@@ -183,7 +183,15 @@ class CrystalLines:
         full = len(lines) == MOST_LINES
         listed = CERTAINLY_LISTED * min(line.sigmas for line in lines) if full else 0.0
         sightings = [Sighting.of(line, time_s) for line in lines]
-        owners = self._owners(sightings)
+        near = [
+            (-place.sightings, distance, p, s)
+            for p, place in enumerate(self._places)
+            for expected in (place.expected(time_s),)
+            for s, sighting in enumerate(sightings)
+            if (distance := expected.off(sighting)) <= 1.0
+        ]
+        beside = {id(self._places[p]) for _, _, p, _ in near}
+        owners = self._owners(near)
         for index, (line, sighting) in enumerate(zip(lines, sightings, strict=True)):
             if index not in owners:
                 owners[index] = Place(PresenceWatch(self._coverage), tuple(self._frames))
@@ -195,7 +203,7 @@ class CrystalLines:
             strength, what = strengths.get(id(place)), NOTHING
             if strength is not None:
                 what = shown(strength)
-            elif any(place.off(sighting) <= 1.0 for sighting in sightings):
+            elif id(place) in beside:
                 # Another stands where it would be. What is not known to be there is forgotten.
                 place.hidden = not place.watch.present
                 continue
@@ -211,17 +219,11 @@ class CrystalLines:
         ]
         self._frames.append((Seen(frame, before_s, time_s, NOTHING), listed))
 
-    def _owners(self, sightings: Sequence[Sighting]) -> dict[int, Place]:
+    def _owners(self, near: Iterable[tuple[int, float, int, int]]) -> dict[int, Place]:
         """The place of each line, by its index: known places first, then nearest pairs."""
-        pairs = sorted(
-            (-place.sightings, distance, p, s)
-            for p, place in enumerate(self._places)
-            for s, sighting in enumerate(sightings)
-            if (distance := place.off(sighting)) <= 1.0
-        )
         owners: dict[int, Place] = {}
         taken: set[int] = set()
-        for _, _, p, s in pairs:
+        for _, _, p, s in sorted(near):
             if s not in owners and p not in taken:
                 owners[s] = self._places[p]
                 taken.add(p)
@@ -285,7 +287,7 @@ class Crystals:
     def _judged(self, row: Row) -> Iterable[tuple[Phase, Change]]:
         """What a frame settles of phases."""
         frame, before_s, time_s = int(row["frame"]), row["before_s"], number(row, "time_s")
-        confounded = {name.strip() for name in str(row.get("confounded") or "").split(",")}
+        confounded = _confounded(row)
         threshold = math.log(self._clock.frames * MOST_PHASES)
         for phase in phases_of(row):
             if not phase.present and phase.name in confounded:
@@ -319,15 +321,15 @@ class Crystals:
         )
         fraction = number(row, "crystalline_fraction")
         error = number(row, "crystalline_fraction_err")
-        share = ""
+        also = _named(row)
         if math.isfinite(fraction):
-            share = f"; {100.0 * fraction:.0f} % of the solid is crystalline by now"
+            also += f"; {100.0 * fraction:.0f} % of the solid is crystalline by now"
         yield _alert(
             row,
             self.node,
             "crystallisation",
             change,
-            message=f"Crystals appear at {_when(change)}{share}.",
+            message=f"Crystals appear at {_when(change)}{also}.",
             evidence={
                 "crystalline_z": z,
                 "crystalline_fraction": fraction,
@@ -354,6 +356,20 @@ class Crystals:
                 "log_statistic": change.log_statistic,
             },
         )
+
+
+def _confounded(row: Row) -> list[str]:
+    """Phases that the curve cannot tell apart."""
+    names = str(row.get("confounded") or "").split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+def _named(row: Row) -> str:
+    """Phases that are present, to go on with."""
+    if confounded := _confounded(row):
+        return f": {' or '.join(confounded)}, which the curve does not tell apart"
+    present = [phase.name for phase in phases_of(row) if phase.present]
+    return f": {' and '.join(present)}" if present else ""
 
 
 def _when(change: Change) -> str:
