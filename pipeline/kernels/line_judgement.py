@@ -24,6 +24,16 @@ LEAST_FRESH = 1e-3
 
 
 @njit(cache=True, nogil=True)
+def roughness(residual_w):
+    """Scatter (n,) from one point to the next: median size of second differences, over 1.65 for
+    normal deviates (0.6745 sqrt 6)."""
+    second = np.empty(residual_w.size - 2)
+    for i in range(second.size):
+        second[i] = abs(residual_w[i] - 2.0 * residual_w[i + 1] + residual_w[i + 2])
+    return np.median(second) / (0.6745 * np.sqrt(6.0))
+
+
+@njit(cache=True, nogil=True)
 def score_level(false_alarm, length, paths):
     """Score that noise exceeds anywhere with probability ``false_alarm``, by Rice's bound.
 
@@ -97,11 +107,23 @@ def _fresh(grid, values_w, shares, left, j, rows, members, factor, size, product
 
 
 @njit(cache=True, nogil=True)
+def _meets(rows, heights, count, low, high):
+    """Whether points ``low`` to ``high`` (not in) hold a part of a line."""
+    for j in range(count):
+        if heights[j] > 0.0 and rows.supports[j, 0] < high and rows.supports[j, 1] > low:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
 def best_further(
     grid, values_w, shares, left, dead, residual_w, least_height, noise, rows, at, bounds, heights,
     count,
 ):  # fmt: skip
     """The most significant template beside the ``count`` lines that there are, and its score.
+
+    Where a template meets none of them, what varies slowly hardly brings them together, and only
+    that is taken from it. Where it does, one that gains nothing by itself is passed over.
 
     Parameters
     ----------
@@ -129,7 +151,9 @@ def best_further(
         if overlap <= 0.0:
             continue
         rest = left[j]
-        if size > 0:
+        if _meets(rows, heights, count, low, high):
+            if overlap * overlap < left[j] * noise * noise:
+                continue
             rest = _fresh(grid, values_w, shares, left, j, rows, members, factor, size, products)
             if rest < LEAST_FRESH * left[j]:
                 continue

@@ -172,9 +172,11 @@ def make_rows(most: int, points: int, rank: int) -> Rows:
 
 
 @njit(cache=True, nogil=True)
-def copy_rows(source, target, count):
-    """The first ``count`` lines of ``source`` into ``target``."""
+def copy_moved(source, target, moves, count):
+    """Those of the first ``count`` lines of ``source`` that move, into ``target``."""
     for j in range(count):
+        if not moves[j]:
+            continue
         low, high = source.supports[j, 0], source.supports[j, 1]
         target.supports[j, 0], target.supports[j, 1] = low, high
         for r in range(3 * j, 3 * j + 3):
@@ -184,7 +186,7 @@ def copy_rows(source, target, count):
                 target.shares[r, b] = source.shares[r, b]
             target.moment[r] = source.moment[r]
             for c in range(3 * count):
-                target.gram[r, c] = source.gram[r, c]
+                target.gram[r, c] = target.gram[c, r] = source.gram[r, c]
 
 
 @njit(cache=True, nogil=True)

@@ -10,7 +10,9 @@ noise exceeds anywhere in the window with the given probability: Rice's bound, a
 it, what it adds is measured in the tests.
 
 Where residuals scatter more than sigma says, or neighbours go together, all levels and errors are
-wider by that much.
+wider by that much. While lines are still missing only the scatter from one point to the next can be
+told; so lines are added by that, and those that do not stand out from what all leave at the end are
+taken away again.
 
 What is no line: a feature that cannot be placed with its upper half inside of the window, or that
 falls to one side only (an upturn or a shadow at the beamstop). It stays in the fit, so that the
@@ -29,18 +31,23 @@ from pipeline.kernels.line_judgement import (
     best_further,
     half_seen,
     misplaced,
+    roughness,
     score_level,
 )
 from pipeline.kernels.line_profiles import Grid, fill_residual, make_rows, whiten_templates
 from pipeline.kernels.line_refinement import fill_covariance, height_error, is_pressed, refine
-from pipeline.kernels.order import noise_level, project_out
+from pipeline.kernels.order import REACH, noise_level, project_out
 
 LINE, EDGE = 1, 2
 """Kinds: a line; a feature of the window's end or without a second flank."""
-ENOUGH = 1e-3
-"""Fall of chi-square that ends a refinement: 0.03 standard errors from the minimum."""
-ENOUGH_AT_LAST = 1e-5
+ENOUGH, ENOUGH_AT_LAST = 1e-2, 1e-5
+"""Fall of chi-square that ends a refinement: 0.1 standard errors from the minimum while lines are
+sought, where it adds as much to a further line's score, and 0.003 at last."""
 STEPS = 25
+MOST_REFUSED = 6
+"""Further lines that turn out to be none, after which there are no more."""
+SPLIT_SCORE, SPLIT_WIDTH = 2.0, 1.5
+"""Two are sought in a line that is so many levels high and so many least widths wide."""
 HALF_SEEN = 0.3
 """Height that each half of a line asks for alone, over the line's, at least."""
 
@@ -98,14 +105,25 @@ class _Fit:
             np.zeros(most),
         )
         self.rows, self.spare = make_rows(most, points, rank), make_rows(most, points, rank)
+        self._kept_rows = make_rows(most, points, rank)
+        self.whole = np.zeros(most, np.bool_)
         self.count, self.fall, self.noise = 0, 0.0, 1.0
 
-    def refine(self, steps: int = STEPS, enough: float = ENOUGH) -> None:
-        """Bring all lines to the minimum."""
+    def refine(
+        self, moves: np.ndarray | None = None, steps: int = STEPS, enough: float = ENOUGH
+    ) -> None:
+        """Bring the lines that move, or all, to the minimum."""
+        if moves is None:
+            moves = np.ones(self.count, np.bool_)
         self.fall = refine(
-            self.search.grid.q_per_nm, self.data, self.scale, self.basis, self.bounds, self.count,
-            steps, enough, self.at, self.heights, self.rows, self.spare,
+            self.search.grid.q_per_nm, self.data, self.scale, self.basis, self.bounds, moves,
+            self.count, steps, enough, self.at, self.heights, self.rows, self.spare,
         )  # fmt: skip
+
+    def near(self, place_per_nm: float, fwhm_per_nm: float) -> np.ndarray:
+        """Which lines overlap with one (m,)."""
+        at = self.at[: self.count]
+        return np.abs(at[:, 0] - place_per_nm) < 0.5 * REACH * (at[:, 1] + fwhm_per_nm)
 
     def look(self) -> None:
         """What the lines leave, and how much it scatters."""
@@ -122,27 +140,54 @@ class _Fit:
             search.least_fwhm_per_nm[point], search.widest_per_nm, search.low_per_nm,
             search.high_per_nm,
         )  # fmt: skip
+        self.whole[j] = False
         self.count += 1
 
     def remove(self, j: int) -> None:
-        """One line less, not refined yet."""
-        self.at[j : self.count - 1] = self.at[j + 1 : self.count]
-        self.bounds[j : self.count - 1] = self.bounds[j + 1 : self.count]
+        """One line less, the last in its place; not refined yet."""
         self.count -= 1
+        for array in (self.at, self.bounds, self.whole):
+            array[j] = array[self.count]
+
+    def refine_without(self, j: int) -> None:
+        """One line less, and those that it met at their minimum."""
+        place, width = self.at[j].tolist()
+        self.remove(j)
+        moves = self.near(place, width)
+        moves[j : j + 1] = True
+        self.refine(moves)
 
     def without_height(self) -> int:
         """The first line without a height, or -1."""
         gone = np.flatnonzero(self.heights[: self.count] == 0.0)
         return int(gone[0]) if gone.size else -1
 
-    def errors(self) -> np.ndarray:
-        """Errors of the heights if nothing were there (m,)."""
-        return self.noise * np.array(
-            [
-                height_error(self.rows, self.at, self.bounds, self.heights, self.count, j)
-                for j in range(self.count)
-            ]
+    def error(self, j: int) -> float:
+        """Error of a height if nothing were there."""
+        return self.noise * height_error(
+            self.rows, self.at, self.bounds, self.heights, self.count, j
         )
+
+    def errors(self) -> np.ndarray:
+        """Errors of all heights if nothing were there (m,)."""
+        return np.array([self.error(j) for j in range(self.count)])
+
+    def keep(self) -> None:
+        """Remember all as it is."""
+        self._kept = (self.at.copy(), self.bounds.copy(), self.heights.copy(), self.whole.copy())
+        self._kept_count, self._kept_fall = self.count, self.fall
+        for array, kept in zip(self.rows, self._kept_rows, strict=True):
+            np.copyto(kept, array)
+
+    def go_back(self) -> None:
+        """As it was when it was remembered."""
+        for array, kept in zip(
+            (self.at, self.bounds, self.heights, self.whole), self._kept, strict=True
+        ):
+            np.copyto(array, kept)
+        self.count, self.fall = self._kept_count, self._kept_fall
+        for array, kept in zip(self.rows, self._kept_rows, strict=True):
+            np.copyto(array, kept)
 
 
 def find_lines(
@@ -165,45 +210,104 @@ def find_lines(
     shares, dead = np.empty((left.size, len(basis))), np.zeros(left.size, np.bool_)
     length = whiten_templates(grid, scale_w, basis, values_w, shares, left)
     level = score_level(search.false_alarm, length, max(np.count_nonzero(grid.begins), 1))
-    for _ in range(3 * search.most):
+    refused = 0
+    while fit.count < search.most and refused < MOST_REFUSED:
         fit.look()
-        if fit.count == search.most:
-            break
+        # Lines not found yet are noise to the whole, but hardly from one point to the next.
+        noise = min(fit.noise, max(1.0, float(roughness(fit.residual))))
+        if _split(fit, level, noise):
+            continue
         j, score = best_further(
-            grid, values_w, shares, left, dead, fit.residual, search.least_height, fit.noise,
+            grid, values_w, shares, left, dead, fit.residual, search.least_height, noise,
             fit.rows, fit.at, fit.bounds, fit.heights, fit.count,
         )  # fmt: skip
         if j < 0 or score < level:
             break
-        if not _extend(fit, grid.centres_per_nm[j], grid.fwhm_per_nm[j], level):
+        place, width = float(grid.centres_per_nm[j]), float(grid.fwhm_per_nm[j])
+        if not _try(fit, ((place, width),), -1, level * noise):
             # Nothing more from around here.
-            reach = 0.5 * np.maximum(grid.fwhm_per_nm, grid.fwhm_per_nm[j])
-            dead |= np.abs(grid.centres_per_nm - grid.centres_per_nm[j]) < reach
+            refused += 1
+            reach = 0.5 * np.maximum(grid.fwhm_per_nm, width)
+            dead |= np.abs(grid.centres_per_nm - place) < reach
+    fit.refine()
+    fit.look()
     _prune(fit, level)
     return _finish(fit, level)
 
 
-def _extend(fit: _Fit, place_per_nm: float, fwhm_per_nm: float, level: float) -> bool:
-    """Take up one more line; if it is none, leave all as it was and say so."""
-    before, bounds, count, fall = fit.at.copy(), fit.bounds.copy(), fit.count, fit.fall
-    fit.add(place_per_nm, fwhm_per_nm)
-    fit.refine()
+def _try(fit: _Fit, more: tuple[tuple[float, float], ...], without: int, least_gain: float) -> bool:
+    """Put more lines (place, width) in, for one that there is if ``without`` is not -1.
+
+    If they do not let the root of chi-square fall by ``least_gain``, or one is none, leave all as
+    it was and say so.
+    """
+    fit.keep()
+    fall = fit.fall
+    if without >= 0:
+        fit.remove(without)
+    kept = fit.count
+    for place, width in more:
+        fit.add(place, width)
+    middle, widest = np.mean(more, axis=0)[0], max(width for _, width in more)
+    moves = fit.near(middle, widest)
+    moves[kept:] = True
+    if without >= 0:
+        moves[without] = True
+    fit.refine(moves)
     gone = fit.without_height()
-    if 0 <= gone < count:
-        # The new one does what an old one did.
-        fit.remove(gone)
-        fit.refine()
-        gone = fit.without_height()
-    gain = math.sqrt(max(fit.fall - fall, 0.0)) / fit.noise
-    if gone < 0 and gain >= level and misplaced(fit.at, fit.heights, fit.count) < 0:
+    if without < 0:
+        wrong = misplaced(fit.at, fit.heights, fit.count)
+        if 0 <= gone < kept:
+            # The new one does what an old one did.
+            fit.refine_without(gone)
+            gone = fit.without_height()
+        elif gone < 0 <= wrong < kept:
+            # A wide one that stood for several: narrow, it can be one of them.
+            fit.at[wrong, 1] = np.min(fit.at[: fit.count, 1])
+            fit.refine(moves)
+            gone = fit.without_height()
+    gain = math.sqrt(max(fit.fall - fall, 0.0))
+    if gone < 0 and gain >= least_gain and misplaced(fit.at, fit.heights, fit.count) < 0:
         return True
-    fit.at[:], fit.bounds[:], fit.count = before, bounds, count
-    fit.refine(steps=0)
+    fit.go_back()
+    return False
+
+
+def _split(fit: _Fit, level: float, noise: float) -> bool:
+    """Put two lines in the place of one, the widest first; False if none is the better for it.
+
+    A pair of which a single line has taken the place has no maximum of its own left for a further
+    line to be found at. It is tried where more is left over a line than noise.
+    """
+    if fit.count == 0 or fit.count == fit.search.most:
+        return False
+    least_gain = level * noise
+    wide = fit.at[: fit.count, 1] > SPLIT_WIDTH * fit.bounds[: fit.count, 0]
+    for j in np.argsort(-fit.at[: fit.count, 1], kind="stable").tolist():
+        if not wide[j] or fit.whole[j]:
+            continue
+        low, high = fit.rows.supports[j]
+        reach = (high - low) // 4
+        left = fit.residual[low + reach : high - reach]
+        # Two cannot let chi-square fall by more than what is over noise there.
+        if np.sum(left**2) < left.size * noise**2 + least_gain**2:
+            continue
+        if fit.heights[j] < SPLIT_SCORE * least_gain * fit.error(j) / fit.noise:
+            continue
+        place, width = fit.at[j].tolist()
+        halves = ((place - 0.3 * width, 0.6 * width), (place + 0.3 * width, 0.6 * width))
+        if _try(fit, halves, j, least_gain):
+            return True
+        fit.whole[j] = True
     return False
 
 
 def _prune(fit: _Fit, level: float) -> None:
-    """Take away, one by one, lines that those found later have made superfluous."""
+    """Take away, one by one, lines that do not stand out.
+
+    Noise is what all lines leave: without one that is taken away, it is noise to the others.
+    """
+    noise = fit.noise
     while fit.count > 0:
         scores = (fit.heights[: fit.count] - fit.search.least_height) / fit.errors()
         worst = int(np.argmin(scores))
@@ -211,9 +315,8 @@ def _prune(fit: _Fit, level: float) -> None:
             worst = misplaced(fit.at, fit.heights, fit.count)
             if worst < 0:
                 return
-        fit.remove(worst)
-        fit.refine()
-        fit.look()
+        fit.refine_without(worst)
+        fit.noise = noise
 
 
 def _finish(fit: _Fit, level: float) -> FoundLines:
