@@ -227,7 +227,8 @@ class Expected:
     def off(self, sighting: Sighting) -> float:
         """How far off something is, in units of what may be."""
         gate = GATE_SIGMAS * math.hypot(self.error, sighting.error)
-        width = max(sighting.width, self.width)
+        # Something broad beside a sharp line is not that line.
+        width = min(sighting.width, self.width) or max(sighting.width, self.width)
         if width > 0:
             gate = min(max(gate, GATE_WIDTHS * width), FARTHEST_WIDTHS * width)
         return abs(sighting.place - self.place) / gate if gate > 0 else math.inf
