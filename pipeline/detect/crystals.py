@@ -15,7 +15,8 @@ from statistics import median
 from typing import ClassVar
 
 from pipeline.config.detect import Detection
-from pipeline.detect.order import FEWEST_FRAMES, ShiftWatch
+from pipeline.detect.clock import Clock, Hold
+from pipeline.detect.order import ShiftWatch
 from pipeline.detect.presence import NOTHING, STRONGEST, Change, PresenceWatch, Seen, shown
 from pipeline.messages.alerts import Alert
 from pipeline.messages.lines import MOST_LINES, Line, lines_of
@@ -37,59 +38,9 @@ FOLLOWED = 3
 """Frames for which a line that is not seen is expected farther along its way; then where it was."""
 CERTAINLY_LISTED = 1.5
 """A line that is stronger by this than the weakest of a full row would be in it."""
-
 MOST_Z = 3.0
 """A frame counts for no more than this significance of crystals: 3.9 of the 12 nats that an alarm
 needs at 2 Hz and 24 h, so that a bad frame and the noise of its neighbours are none."""
-
-HELD_FRAMES = 8
-"""As many as the guard of the other detectors takes for a new level (`pipeline.detect.guard`)."""
-
-
-class Clock:
-    """Times of the rows: the typical period, and how many frames the accepted time is."""
-
-    def __init__(self, false_alarm_hours: float) -> None:
-        self._false_alarm_s = false_alarm_hours * 3600.0
-        self._periods: deque[float] = deque(maxlen=64)
-        self.last_s = math.nan
-
-    def tick(self, time_s: float) -> float:
-        """Take in a frame's time; that of the frame before, or its own if it is the first."""
-        before = time_s if math.isnan(self.last_s) else self.last_s
-        if time_s > before:
-            self._periods.append(time_s - before)
-        self.last_s = time_s
-        return before
-
-    @property
-    def frames(self) -> float:
-        """Mean number of frames between false alarms that is accepted."""
-        period = median(self._periods) if self._periods else math.inf
-        return max(self._false_alarm_s / period, FEWEST_FRAMES)
-
-
-class Hold:
-    """Keeps back frames that show nothing where something was: beam, shutter, or the end of all.
-
-    Where something is seen again after fewer than `HELD_FRAMES` they are forgotten; otherwise they
-    count, late.
-    """
-
-    def __init__(self) -> None:
-        self._held: list[Row] = []
-        self._accepted = False
-
-    def through(self, row: Row, *, dark: bool) -> Sequence[Row]:
-        """The rows that are to be judged now."""
-        if not dark or self._accepted:
-            self._held, self._accepted = [], dark
-            return (row,)
-        self._held.append(row)
-        if len(self._held) < HELD_FRAMES:
-            return ()
-        rows, self._held, self._accepted = self._held, [], True
-        return rows
 
 
 class Place:
@@ -231,7 +182,7 @@ class CrystalLines:
 
     def _alert(self, row: Row, place: Place, change: Change) -> Alert:
         line, strength = place.line, place.strength
-        what = "appears" if change.appears else "vanishes"
+        what, height = ("appears", "is") if change.appears else ("vanishes", "was")
         return _alert(
             row,
             self.node,
@@ -239,8 +190,8 @@ class CrystalLines:
             change,
             about=f"{line.q_per_nm:.2f}",
             message=(
-                f"Line at {line.q_per_nm:.2f} nm^-1 {what} at {_when(change)}; where it is seen it "
-                f"is {strength:.0f} sigma high."
+                f"Line at {line.q_per_nm:.2f} nm^-1 {what} at {_when(change)}; it {height} "
+                f"{strength:.0f} sigma high."
             ),
             evidence={
                 "q_per_nm": line.q_per_nm,

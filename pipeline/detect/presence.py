@@ -11,12 +11,12 @@ is
 with P_present the mean over strengths that are seen in most frames; that of an end the same with
 both exchanged. For the true h each term over P_h is a martingale that begins with 1, and the
 maximum only lowers R: so R is at most a Shiryaev-Roberts statistic, and the mean number of frames
-to a false alarm is at least the threshold, whatever h is (an e-detector: Shin, Ramdas and Rinaldo,
-New England J. Stat. Data Sci. 2, 229, 2024; the maximum below the line is universal inference,
-Wasserman et al., PNAS 117, 16880, 2020).
+to a false alarm is at least the threshold, whichever h holds (an e-detector: Shin, Ramdas and
+Rinaldo, New England J. Stat. Data Sci. 2, 229, 2024; the maximum below the line is universal
+inference, Wasserman et al., PNAS 117, 16880, 2020).
 
-What was there from the first frames on cannot be told to begin: R needs frames without it, about
-as many as frames with it.
+What was there from the first frames on cannot be told to begin: R needs frames without it, and the
+fewer there are the more frames with it.
 """
 
 from __future__ import annotations
