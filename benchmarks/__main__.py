@@ -79,6 +79,12 @@ def _reaction(quick: bool) -> None:
         reaction.main(recipe, runs=2 if quick else 12)
 
 
+def _lattices(quick: bool) -> None:
+    from benchmarks import lattices
+
+    lattices.main(rounds=20 if quick else 100)
+
+
 def _magic(quick: bool) -> None:
     from benchmarks import magic
 
@@ -126,6 +132,7 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "recordings": _recordings,
     "reaction": _reaction,
     "exciton": _exciton,
+    "lattices": _lattices,
     "magic": _magic,
     "phases": _phases,
     "size_distribution": _size_distribution,

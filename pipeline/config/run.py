@@ -10,6 +10,7 @@ from pipeline.config.base import Section
 from pipeline.config.detect import Detection
 from pipeline.config.exciton import ExcitonFit
 from pipeline.config.invariants import InvariantsAnalysis
+from pipeline.config.lattice import LatticeAnalysis
 from pipeline.config.magic import MagicAnalysis
 from pipeline.config.phases import PhasesAnalysis
 from pipeline.config.plumbing import Bus, Store
@@ -19,6 +20,7 @@ from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
 from pipeline.config.size_distribution import SizeInversion
+from pipeline.config.structure import StructureAnalysis
 from pipeline.config.tracks import TrackAnalysis
 
 
@@ -34,6 +36,10 @@ class SaxsAnalysis(Section):
     """Absent = no distribution without a model of its shape."""
     assembly: AssemblyAnalysis | None = None
     """Absent = order is not sought."""
+    structure: StructureAnalysis | None = StructureAnalysis()
+    """Of frames that are searched for order. Absent = no structure factor and no lines."""
+    lattice: LatticeAnalysis | None = LatticeAnalysis()
+    """Of frames that have lines. Absent = they are not indexed."""
     extra_stages: tuple[str, ...] = ()
     """Stages of your own, ``package.module:Class``, that follow these."""
 

@@ -22,6 +22,7 @@ import numpy as np
 from numba import njit
 
 from pipeline.kernels.amplitudes import solve_subset
+from pipeline.kernels.linear import dot
 from pipeline.kernels.sphere import mean_square_amplitude
 
 HOLE = np.array([0.7, 1.5, 3.0])
@@ -136,6 +137,38 @@ def robust_fit(columns, holes, data, weight, passes, factor, amplitudes, gram):
             for b in range(size):
                 gram[a, b] = gram[b, a] = 0.0
     return loss
+
+
+@njit(cache=True, nogil=True)
+def fill_gram(columns_w, gram):
+    """Products of whitened columns (m, n), into ``gram`` (m, m)."""
+    for a in range(columns_w.shape[0]):
+        for b in range(a + 1):
+            gram[a, b] = gram[b, a] = dot(columns_w[a], columns_w[b])
+
+
+@njit(cache=True, nogil=True)
+def invert(gram, out):
+    """Inverse of a Gram matrix (m, m): covariance of the amplitudes; 0 for columns that are 0.
+
+    NaN if the columns cannot be told apart.
+    """
+    size = gram.shape[0]
+    members, unit, solution = np.empty(size, np.int64), np.empty(size), np.empty(size)
+    left = 0
+    for a in range(size):
+        for b in range(size):
+            out[a, b] = 0.0
+        if gram[a, a] > 0.0:
+            members[left] = a
+            left += 1
+    for i in range(left):
+        for a in range(size):
+            unit[a] = 0.0
+        unit[members[i]] = 1.0
+        known = solve_subset(gram, unit, members, left, solution)
+        for k in range(left):
+            out[members[i], members[k]] = solution[k] if known else np.nan
 
 
 @njit(cache=True, nogil=True)

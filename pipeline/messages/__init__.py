@@ -15,6 +15,7 @@ from pipeline.messages.frames import (
     frozen_array,
 )
 from pipeline.messages.invariants import Invariants
+from pipeline.messages.lattice import LatticeRow
 from pipeline.messages.lines import (
     FormFactor,
     Line,
@@ -76,6 +77,7 @@ __all__ = [
     "ImageFrame",
     "Invariants",
     "JudgedCurve",
+    "LatticeRow",
     "Line",
     "LineTracks",
     "LinesRow",
