@@ -248,7 +248,7 @@ def test_existing_configs_have_no_second_area_detector():
     assert SimulatedDevices().waxs is None
     for file in (REPOSITORY / "configs").glob("*.yaml"):
         assert ("waxs" in streams_of(load_config(file))) is (
-            file.stem in ("cs_dopa_waxs", "ssrl_swaxs")
+            file.stem in ("cs_dopa_waxs", "facs_heat", "ssrl_swaxs")
         ), file
 
 
@@ -262,7 +262,7 @@ def test_a_real_second_detector_is_named_by_its_import_path():
 
 
 def test_one_stage_cannot_be_spread_over_two_processes(tmp_path):
-    config = load_config(CONFIG)
+    config = RunConfig()
     wiring = make_wiring(CONFIG, "r", tmp_path, [])
     with pytest.raises(ConfigError, match=r"waxs has one stage only: run it without --stages"):
         host_for("reduce", "waxs", stages_for("waxs", config), wiring, config.bus)

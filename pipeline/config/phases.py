@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.base import Section
 from pipeline.messages.waxs import MOST_PHASES
@@ -57,6 +57,14 @@ class CrystalPhase(Section):
         return self
 
 
+def _known(value: Any) -> Any:
+    """A name stands for a phase that is known."""
+    # Late, since those are made of what is here.
+    from pipeline.config.known_phases import known_phase
+
+    return known_phase(value) if isinstance(value, str) else value
+
+
 class Halo(Section):
     """A broad Gaussian of fixed place and width; its height is fitted and never negative."""
 
@@ -66,10 +74,15 @@ class Halo(Section):
     """Full width at half maximum."""
 
 
+NamedPhase = Annotated[
+    CrystalPhase, BeforeValidator(_known, json_schema_input_type=str | CrystalPhase)
+]
+
+
 class PhasesAnalysis(Section):
     """Fit of each curve: phases, what is amorphous, and a background."""
 
-    phases: tuple[CrystalPhase, ...] = Field(default=(), max_length=MOST_PHASES)
+    phases: tuple[NamedPhase, ...] = Field(default=(), max_length=MOST_PHASES)
     """Phases that may be there: names out of ``pipeline/config/known_phases.py``, or cells. None =
     only lines are sought."""
     q_min_per_nm: float = Field(default=8.0, gt=0)
@@ -133,16 +146,6 @@ class PhasesAnalysis(Section):
     """... unless the misfit is smaller than this share of the signal."""
     residual_stride: int = Field(default=2, ge=1, le=10)
     """One residual in so many is tested: neighbouring bins share pixels."""
-
-    @field_validator("phases", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        """Names stand for phases that are known."""
-        from pipeline.config.known_phases import known_phase
-
-        if not isinstance(value, list | tuple):
-            return value
-        return [known_phase(item) if isinstance(item, str) else item for item in value]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.fit.phase_problem import PhasePlan
 from pipeline.kernels.order import noise_level, orthonormal, project_out, scan
-from pipeline.kernels.powder import SEARCHED, WIDTH, fill_jacobian, fit_phases
+from pipeline.kernels.powder import SEARCHED, WIDTH, fill_jacobian, fit_covariance, fit_phases
 from pipeline.kernels.significance import scan_significance
 
 RIVAL = 0.25
@@ -18,6 +18,11 @@ TOLD_APART = 0.05
 """Probability of a rival in a phase's place below which the two are told apart."""
 SIMPLER = 6.0
 """Fall of the criterion below which a further phase is not reported: 20 to 1."""
+SEEN = 4.0
+"""Standard errors of a free height from which its line is seen."""
+LEAST_SHOWN = 1 / 3
+"""Share of its lines that a phase with free heights has to show: among many lines some are always
+near to what another phase, or none, has made. Oriented grains show every second or third."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,22 +160,16 @@ def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chose
     """
     phases = len(plan.reflections)
     empty = fit_set(plan, points, np.zeros(phases, bool), plan.powder.lower)
-    tried = [empty]
     first = measure_gains(plan, points, empty) if phases else None
-    fit, gains = empty, first
-    while gains is not None and not fit.present.all() and gains.gain.max() > 0.0:
-        further = _with(plan, points, fit, gains, int(np.argmax(gains.gain)))
-        tried.append(further)
-        if not _cost(further, further, points) < _cost(fit, further, points) - SIMPLER:
-            break
-        fit = further
-        gains = measure_gains(plan, points, fit)
+    tried = [empty]
+    fit = _grow(plan, points, empty, first, tried) if first is not None else empty
+    fit, unseen = _prune(plan, points, fit, tried)
     noise = _noise(fit, points)
     z = scan_significance(first.best / noise, first.lengths) if first is not None else math.nan
     if not z >= report_sigma:
         probability = np.zeros(phases)
         return Chosen(empty, z, _noise(empty, points), probability, ())
-    fit, swaps = _exchange(plan, points, fit, first, tried)
+    fit, swaps = _exchange(plan, points, fit, first, ~unseen, tried)
     costs = np.array([_cost(each, fit, points) for each in tried])
     weights = np.exp(-0.5 * (costs - costs.min()))
     sets = np.array([each.present for each in tried])
@@ -184,6 +183,71 @@ def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chose
     return Chosen(fit, z, _noise(fit, points), probability, tuple(sorted(confounded)))
 
 
+def _grow(
+    plan: PhasePlan, points: Points, fit: PhaseFit, gains: Gains, tried: list[PhaseFit]
+) -> PhaseFit:
+    """Phases added one by one, the most promising first."""
+    hopeful = ~fit.present
+    while True:
+        promise = np.where(hopeful & ~fit.present, gains.gain, 0.0)
+        p = int(np.argmax(promise))
+        if not promise[p] > 0.0:
+            return fit
+        further = _with(plan, points, fit, gains, p)
+        hopeful[p] = False
+        if not _is_shown(plan, points, further, p):
+            continue
+        tried.append(further)
+        if _cost(further, further, points) < _cost(fit, further, points) - SIMPLER:
+            fit = further
+            gains = measure_gains(plan, points, fit)
+
+
+def _prune(
+    plan: PhasePlan, points: Points, fit: PhaseFit, tried: list[PhaseFit]
+) -> tuple[PhaseFit, np.ndarray]:
+    """The set without what those added later make needless; which phases are not seen in it."""
+    unseen = np.zeros(fit.present.size, bool)
+    for p in np.flatnonzero(fit.present).tolist():
+        # What seemed enough of its lines before there were others.
+        if not _is_shown(plan, points, fit, p):
+            unseen[p] = True
+            fit = fit_set(plan, points, fit.present & ~unseen, fit.at)
+            tried[:] = [each for each in tried if not each.present[p]]
+            tried.append(fit)
+    while np.count_nonzero(fit.present) > 1:
+        poorer: list[PhaseFit] = []
+        for p in np.flatnonzero(fit.present).tolist():
+            present = fit.present.copy()
+            present[p] = False
+            poorer.append(fit_set(plan, points, present, fit.at))
+        tried += poorer
+        best = min(poorer, key=lambda each: _cost(each, fit, points))
+        if not _cost(best, fit, points) <= _cost(fit, fit, points) + SIMPLER:
+            break
+        fit = best
+    return fit, unseen
+
+
+def _is_shown(plan: PhasePlan, points: Points, fit: PhaseFit, p: int) -> bool:
+    """Whether a phase with free heights shows enough of its lines to be it."""
+    if not plan.free[p]:
+        return True
+    own = np.diff(plan.powder.first_column)
+    first = plan.nuisances.shape[0] + int(own[:p][fit.present[:p]].sum())
+    columns = slice(first, first + int(own[p]))
+    most = fit.amplitudes.size + SEARCHED * fit.present.size
+    covariance = np.zeros((most, most))
+    searched = fit_covariance(
+        plan.powder, fit.present, fit.columns, fit.amplitudes, points.weight, fit.at, covariance,
+        np.empty((SEARCHED * fit.present.size, 2), np.int64),
+    )  # fmt: skip
+    if searched < 0:
+        return False
+    errors = _noise(fit, points) * np.sqrt(np.diag(covariance)[columns])
+    return bool(np.mean(fit.amplitudes[columns] > SEEN * errors) >= LEAST_SHOWN)
+
+
 def _with(plan: PhasePlan, points: Points, fit: PhaseFit, gains: Gains, p: int) -> PhaseFit:
     present, at = fit.present.copy(), fit.at.copy()
     present[p], at[p] = True, gains.start[p]
@@ -195,6 +259,7 @@ def _exchange(
     points: Points,
     fit: PhaseFit,
     first: Gains | None,
+    hopeful: np.ndarray,
     tried: list[PhaseFit],
 ) -> tuple[PhaseFit, list[tuple[int, int, PhaseFit]]]:
     """The set or one of its exchanges, whichever is reported; all exchanges."""
@@ -203,15 +268,14 @@ def _exchange(
     for p in np.flatnonzero(fit.present).tolist():
         without = fit.present.copy()
         without[p] = False
-        if without.any():
-            tried.append(fit_set(plan, points, without, fit.at))
-        for other in np.flatnonzero(~fit.present).tolist():
+        for other in np.flatnonzero(hopeful & ~fit.present).tolist():
             if first.gain[other] > RIVAL * first.gain[p] > 0.0:
                 present, at = without.copy(), fit.at.copy()
                 present[other], at[other] = True, first.start[other]
                 swap = fit_set(plan, points, present, at)
-                tried.append(swap)
-                swaps.append((p, other, swap))
+                if _is_shown(plan, points, swap, other):
+                    tried.append(swap)
+                    swaps.append((p, other, swap))
     likely = [fit, *(swap for _, _, swap in swaps)]
     costs = [_cost(each, fit, points) for each in likely]
     # exp(-margin/2) to 1 are the odds of a rival that is just told apart.

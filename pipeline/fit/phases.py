@@ -130,8 +130,10 @@ class FitPhases:
         estimated = estimated or curve.sigma_estimated
         weight = 1.0 / sigma
         if self.settings.weights == "model" and not estimated:
-            smooth = running_mean(intensity, sigma)
-            weight = counting_weight(counting_gain(intensity, sigma), smooth)
+            gain = counting_gain(intensity, sigma)
+            # A curve that counted nothing has no gain either, and keeps its errors.
+            if gain.any():
+                weight = counting_weight(gain, running_mean(intensity, sigma))
         weight = weight / np.hypot(1.0, self.settings.model_error * intensity * weight)
         return Points(intensity, weight, estimated)
 
