@@ -207,18 +207,31 @@ class MovingTracks(Tracks):
         return int(track.number == 0)
 
     def _distance(self, track: Track, sighting: Sighting) -> float:
-        distance = off_track(track.path, sighting)
+        distance = Expected.of(track.path, sighting.time_s).off(sighting)
         return distance if distance <= self._gate else math.inf
 
 
-def off_track(path: Sequence[Sighting], sighting: Sighting) -> float:
-    """Distance from where a path leads to, in units of what may be."""
-    place, error = foretold(path, sighting.time_s)
-    gate = GATE_SIGMAS * math.hypot(error, sighting.error)
-    width = max(sighting.width, path[-1].width)
-    if width > 0:
-        gate = min(max(gate, GATE_WIDTHS * width), FARTHEST_WIDTHS * width)
-    return abs(sighting.place - place) / gate if gate > 0 else math.inf
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where a path leads to, with the error of that, and how wide what it follows was."""
+
+    place: float
+    error: float
+    width: float
+
+    @classmethod
+    def of(cls, path: Sequence[Sighting], time_s: float) -> Expected:
+        """That of a time."""
+        return cls(*foretold(path, time_s), path[-1].width)
+
+    def off(self, sighting: Sighting) -> float:
+        """How far off something is, in units of what may be."""
+        gate = GATE_SIGMAS * math.hypot(self.error, sighting.error)
+        # Something broad beside a sharp line is not that line.
+        width = min(sighting.width, self.width) or max(sighting.width, self.width)
+        if width > 0:
+            gate = min(max(gate, GATE_WIDTHS * width), FARTHEST_WIDTHS * width)
+        return abs(sighting.place - self.place) / gate if gate > 0 else math.inf
 
 
 def foretold(path: Sequence[Sighting], time_s: float) -> tuple[float, float]:

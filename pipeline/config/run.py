@@ -22,6 +22,8 @@ from pipeline.config.sample import Sample
 from pipeline.config.size_distribution import SizeInversion
 from pipeline.config.tracks import TrackAnalysis
 from pipeline.config.structure import StructureAnalysis
+from pipeline.config.structure import StructureAnalysis
+from pipeline.config.tracks import TrackAnalysis
 
 
 class SaxsAnalysis(Section):

@@ -15,14 +15,15 @@ from statistics import median
 from typing import ClassVar
 
 from pipeline.config.detect import Detection
-from pipeline.detect.order import FEWEST_FRAMES, ShiftWatch
+from pipeline.detect.clock import Clock, Hold
+from pipeline.detect.order import ShiftWatch
 from pipeline.detect.presence import NOTHING, STRONGEST, Change, PresenceWatch, Seen, shown
 from pipeline.messages.alerts import Alert
 from pipeline.messages.lines import MOST_LINES, Line, lines_of
 from pipeline.messages.rows import Row, number
 from pipeline.messages.waxs import MOST_PHASES, Phase, phases_of
 from pipeline.tracks import REMEMBERED as REMEMBERED_SIGHTINGS
-from pipeline.tracks import Sighting, off_track
+from pipeline.tracks import Expected, Sighting
 
 PLACES = 256
 """Lines that a curve has room for side by side: 40 1/nm by the 0.15 1/nm of the sharpest known."""
@@ -37,59 +38,9 @@ FOLLOWED = 3
 """Frames for which a line that is not seen is expected farther along its way; then where it was."""
 CERTAINLY_LISTED = 1.5
 """A line that is stronger by this than the weakest of a full row would be in it."""
-
 MOST_Z = 3.0
 """A frame counts for no more than this significance of crystals: 3.9 of the 12 nats that an alarm
 needs at 2 Hz and 24 h, so that a bad frame and the noise of its neighbours are none."""
-
-HELD_FRAMES = 8
-"""As many as the guard of the other detectors takes for a new level (`pipeline.detect.guard`)."""
-
-
-class Clock:
-    """Times of the rows: the typical period, and how many frames the accepted time is."""
-
-    def __init__(self, false_alarm_hours: float) -> None:
-        self._false_alarm_s = false_alarm_hours * 3600.0
-        self._periods: deque[float] = deque(maxlen=64)
-        self.last_s = math.nan
-
-    def tick(self, time_s: float) -> float:
-        """Take in a frame's time; that of the frame before, or its own if it is the first."""
-        before = time_s if math.isnan(self.last_s) else self.last_s
-        if time_s > before:
-            self._periods.append(time_s - before)
-        self.last_s = time_s
-        return before
-
-    @property
-    def frames(self) -> float:
-        """Mean number of frames between false alarms that is accepted."""
-        period = median(self._periods) if self._periods else math.inf
-        return max(self._false_alarm_s / period, FEWEST_FRAMES)
-
-
-class Hold:
-    """Keeps back frames that show nothing where something was: beam, shutter, or the end of all.
-
-    Where something is seen again after fewer than `HELD_FRAMES` they are forgotten; otherwise they
-    count, late.
-    """
-
-    def __init__(self) -> None:
-        self._held: list[Row] = []
-        self._accepted = False
-
-    def through(self, row: Row, *, dark: bool) -> Sequence[Row]:
-        """The rows that are to be judged now."""
-        if not dark or self._accepted:
-            self._held, self._accepted = [], dark
-            return (row,)
-        self._held.append(row)
-        if len(self._held) < HELD_FRAMES:
-            return ()
-        rows, self._held, self._accepted = self._held, [], True
-        return rows
 
 
 class Place:
@@ -124,10 +75,10 @@ class Place:
         """Typical significance where it is seen."""
         return median(self._strengths)
 
-    def off(self, sighting: Sighting) -> float:
-        """How far off a sighting is, 1 = as far as it may be."""
+    def expected(self, time_s: float) -> Expected:
+        """Where it should be seen."""
         path = self._path if self.unseen < FOLLOWED else [self._path[-1]]
-        return off_track(path, sighting)
+        return Expected.of(path, time_s)
 
     def see(self, line: Line, sighting: Sighting) -> None:
         """It is seen in this frame."""
@@ -183,7 +134,15 @@ class CrystalLines:
         full = len(lines) == MOST_LINES
         listed = CERTAINLY_LISTED * min(line.sigmas for line in lines) if full else 0.0
         sightings = [Sighting.of(line, time_s) for line in lines]
-        owners = self._owners(sightings)
+        near = [
+            (-place.sightings, distance, p, s)
+            for p, place in enumerate(self._places)
+            for expected in (place.expected(time_s),)
+            for s, sighting in enumerate(sightings)
+            if (distance := expected.off(sighting)) <= 1.0
+        ]
+        beside = {id(self._places[p]) for _, _, p, _ in near}
+        owners = self._owners(near)
         for index, (line, sighting) in enumerate(zip(lines, sightings, strict=True)):
             if index not in owners:
                 owners[index] = Place(PresenceWatch(self._coverage), tuple(self._frames))
@@ -195,7 +154,7 @@ class CrystalLines:
             strength, what = strengths.get(id(place)), NOTHING
             if strength is not None:
                 what = shown(strength)
-            elif any(place.off(sighting) <= 1.0 for sighting in sightings):
+            elif id(place) in beside:
                 # Another stands where it would be. What is not known to be there is forgotten.
                 place.hidden = not place.watch.present
                 continue
@@ -211,17 +170,11 @@ class CrystalLines:
         ]
         self._frames.append((Seen(frame, before_s, time_s, NOTHING), listed))
 
-    def _owners(self, sightings: Sequence[Sighting]) -> dict[int, Place]:
+    def _owners(self, near: Iterable[tuple[int, float, int, int]]) -> dict[int, Place]:
         """The place of each line, by its index: known places first, then nearest pairs."""
-        pairs = sorted(
-            (-place.sightings, distance, p, s)
-            for p, place in enumerate(self._places)
-            for s, sighting in enumerate(sightings)
-            if (distance := place.off(sighting)) <= 1.0
-        )
         owners: dict[int, Place] = {}
         taken: set[int] = set()
-        for _, _, p, s in pairs:
+        for _, _, p, s in sorted(near):
             if s not in owners and p not in taken:
                 owners[s] = self._places[p]
                 taken.add(p)
@@ -229,7 +182,7 @@ class CrystalLines:
 
     def _alert(self, row: Row, place: Place, change: Change) -> Alert:
         line, strength = place.line, place.strength
-        what = "appears" if change.appears else "vanishes"
+        what, height = ("appears", "is") if change.appears else ("vanishes", "was")
         return _alert(
             row,
             self.node,
@@ -237,8 +190,8 @@ class CrystalLines:
             change,
             about=f"{line.q_per_nm:.2f}",
             message=(
-                f"Line at {line.q_per_nm:.2f} nm^-1 {what} at {_when(change)}; where it is seen it "
-                f"is {strength:.0f} sigma high."
+                f"Line at {line.q_per_nm:.2f} nm^-1 {what} at {_when(change)}; it {height} "
+                f"{strength:.0f} sigma high."
             ),
             evidence={
                 "q_per_nm": line.q_per_nm,
@@ -285,7 +238,7 @@ class Crystals:
     def _judged(self, row: Row) -> Iterable[tuple[Phase, Change]]:
         """What a frame settles of phases."""
         frame, before_s, time_s = int(row["frame"]), row["before_s"], number(row, "time_s")
-        confounded = {name.strip() for name in str(row.get("confounded") or "").split(",")}
+        confounded = _confounded(row)
         threshold = math.log(self._clock.frames * MOST_PHASES)
         for phase in phases_of(row):
             if not phase.present and phase.name in confounded:
@@ -319,15 +272,15 @@ class Crystals:
         )
         fraction = number(row, "crystalline_fraction")
         error = number(row, "crystalline_fraction_err")
-        share = ""
+        also = _named(row)
         if math.isfinite(fraction):
-            share = f"; {100.0 * fraction:.0f} % of the solid is crystalline by now"
+            also += f"; {100.0 * fraction:.0f} % of the solid is crystalline by now"
         yield _alert(
             row,
             self.node,
             "crystallisation",
             change,
-            message=f"Crystals appear at {_when(change)}{share}.",
+            message=f"Crystals appear at {_when(change)}{also}.",
             evidence={
                 "crystalline_z": z,
                 "crystalline_fraction": fraction,
@@ -354,6 +307,20 @@ class Crystals:
                 "log_statistic": change.log_statistic,
             },
         )
+
+
+def _confounded(row: Row) -> list[str]:
+    """Phases that the curve cannot tell apart."""
+    names = str(row.get("confounded") or "").split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+def _named(row: Row) -> str:
+    """Phases that are present, to go on with."""
+    if confounded := _confounded(row):
+        return f": {' or '.join(confounded)}, which the curve does not tell apart"
+    present = [phase.name for phase in phases_of(row) if phase.present]
+    return f": {' and '.join(present)}" if present else ""
 
 
 def _when(change: Change) -> str:

@@ -1,20 +1,22 @@
 """When something that is seen or not seen in each frame begins to be there, and when it ends.
 
-Without a change the significance of a line is the same d in all frames (above the level from which
-it is seen), whatever d is: a line near the level flickers, and that is no birth and no end. With
-P_d the probability of what a frame shows, and moments of change k, the statistic of a birth is
+Without a change the significance of a line is the same in all frames, whatever it is: a line near
+the level from which lines are seen flickers, and that is no birth and no end. Nor is it where the
+search of lines takes up a clear line in some frames and in others not. With h such a state of
+things, P_h the probability of what a frame shows, and moments of change k, the statistic of a birth
+is
 
-    R = sum_k prod_{i<k} P_absent(x_i) prod_{i>=k} P_present(x_i) / max_d prod_i P_d(x_i)
+    R = sum_k prod_{i<k} P_absent(x_i) prod_{i>=k} P_present(x_i) / max_h prod_i P_h(x_i)
 
 with P_present the mean over strengths that are seen in most frames; that of an end the same with
-both exchanged. For the true d each term over P_d is a martingale that begins with 1, and the
+both exchanged. For the true h each term over P_h is a martingale that begins with 1, and the
 maximum only lowers R: so R is at most a Shiryaev-Roberts statistic, and the mean number of frames
-to a false alarm is at least the threshold, whatever the constant strength (an e-detector: Shin,
-Ramdas and Rinaldo, New England J. Stat. Data Sci. 2, 229, 2024; the maximum below the line is
-universal inference, Wasserman et al., PNAS 117, 16880, 2020).
+to a false alarm is at least the threshold, whichever h holds (an e-detector: Shin, Ramdas and
+Rinaldo, New England J. Stat. Data Sci. 2, 229, 2024; the maximum below the line is universal
+inference, Wasserman et al., PNAS 117, 16880, 2020).
 
-What was there from the first frames on cannot be told to begin: R needs frames without it, about
-as many as frames with it.
+What was there from the first frames on cannot be told to begin: R needs frames without it, and the
+fewer there are the more frames with it.
 """
 
 from __future__ import annotations
@@ -37,8 +39,11 @@ NOTHING, STRONGEST = 0, STEPS.size
 """What a frame may show: nothing, or what is seen up to the first step but one, and so on."""
 STRENGTHS = np.array([-math.inf, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.5, 5.0])
 """True significance less the level, of what may be there without a change; the first is nothing."""
-PRESENT = np.isin(STRENGTHS, (1.0, 2.0, 3.5, 5.0))
-"""Those of what is seen in five frames of six, or more."""
+SEEN_SHARES = (0.5, 0.65, 0.8, 0.9)
+SEEN_STRENGTHS = (2.0, 5.0)
+"""What may be there without a change, too: lines of these strengths that are found in these shares
+of all frames only. Smaller shares would be as good a null, but with them some thirty frames
+(recordings are not longer) could not show any change."""
 OUTLIERS = 0.002
 """Share of frames that show what they should not, for each of the four things that they may show.
 So a frame says no more than 6.2 nats: three in a row may alarm, two never do (`FEWEST_FRAMES` and
@@ -52,15 +57,26 @@ def shown(sigmas: float) -> int:
     return max(1, int(np.searchsorted(STEPS, sigmas - LEVEL, side="right")))
 
 
+def _chances(strengths: np.ndarray) -> np.ndarray:
+    """Probability of what is shown (4, n) at true significances, above the level (n,)."""
+    above = ndtr(strengths - STEPS[:, None])
+    edges = np.vstack((np.ones(strengths.size), above, np.zeros(strengths.size)))
+    return -np.diff(edges, axis=0)
+
+
 def _log_ratios() -> np.ndarray:
-    """log P_d / P_absent of what is shown (4, strengths)."""
-    above = ndtr(STRENGTHS - STEPS[:, None])
-    edges = np.vstack((np.ones(STRENGTHS.size), above, np.zeros(STRENGTHS.size)))
-    logs = np.log((1.0 - 4.0 * OUTLIERS) * -np.diff(edges, axis=0) + OUTLIERS)
+    """log P_h / P_absent of what is shown (4, h); the first ones are `STRENGTHS`."""
+    nothing = _chances(STRENGTHS[:1])
+    found = _chances(np.array(SEEN_STRENGTHS))
+    dropping = [share * found + (1.0 - share) * nothing for share in SEEN_SHARES]
+    chances = np.hstack((_chances(STRENGTHS), *dropping))
+    logs = np.log((1.0 - 4.0 * OUTLIERS) * chances + OUTLIERS)
     return logs - logs[:, :1]
 
 
 LOG_RATIOS = _log_ratios()
+PRESENT = np.flatnonzero(np.isin(STRENGTHS, (1.0, 2.0, 3.5, 5.0)))
+"""Those of what is seen in five frames of six, or more."""
 
 
 class Seen(NamedTuple):
@@ -108,22 +124,22 @@ class PresenceWatch:
     def begin(self, history: Iterable[Seen]) -> None:
         """Anew, with some frames that are not to be judged any more."""
         self._history: deque[Seen] = deque(maxlen=REMEMBERED)
-        self._total = np.zeros(STRENGTHS.size)  # log prod P_d / P_absent
-        self._birth = np.full(STRENGTHS.size, -math.inf)  # log sum_k prod_{i>=k} P_d / P_absent
-        self._end = np.full(STRENGTHS.size, -math.inf)  # log sum_k prod_{i<k} P_d / P_absent
+        self._total = np.zeros(LOG_RATIOS.shape[1])  # log prod P_h / P_absent
+        self._birth = np.full(PRESENT.size, -math.inf)  # log sum_k prod_{i>=k} P_h / P_absent
+        self._end = np.full(PRESENT.size, -math.inf)  # log sum_k prod_{i<k} P_h / P_absent
         for seen in history:
             self._count(seen)
 
     def _count(self, seen: Seen) -> None:
         gain = LOG_RATIOS[seen.shown]
         self._history.append(seen)
-        self._birth = np.logaddexp(self._birth, 0.0) + gain
-        self._end = np.logaddexp(self._end, self._total)
+        self._birth = np.logaddexp(self._birth, 0.0) + gain[PRESENT]
+        self._end = np.logaddexp(self._end, self._total[PRESENT])
         self._total = self._total + gain
 
     def log_statistic(self, *, appears: bool) -> float:
         """That of a birth, or of an end."""
-        sums = (self._birth if appears else self._end)[PRESENT]
+        sums = self._birth if appears else self._end
         mean = np.logaddexp.reduce(sums) - math.log(sums.size)
         return float(mean - self._total.max())
 
