@@ -191,7 +191,7 @@ class AnalyseAssembly:
             here = slice(paths.starts[n], paths.starts[n + 1])
             lengths[n] = scan(
                 frame.residual, frame.scale, frame.basis, paths.templates[here],
-                self.settings.least_height, scores[here],
+                paths.supports[here], self.settings.least_height, scores[here],
             )  # fmt: skip
             tops[n] = paths.starts[n] + np.argmax(scores[here])
             highest[n] = scores[tops[n]]
