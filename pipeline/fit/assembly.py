@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.config.assembly import AssemblyAnalysis
 from pipeline.config.sample import Sample
-from pipeline.fit.order_row import Verdict, Whitened, absent, describe
+from pipeline.fit.order_row import Fitted, Verdict, Whitened, absent, describe, likeliest
 from pipeline.fit.order_templates import SERIES, SINGLE, STACK, Paths, paths
 from pipeline.kernels.order import (
     fill_series,
@@ -113,12 +113,18 @@ class AnalyseAssembly:
         verdict = Verdict(order_p, order_z, self._lattice(plan, frame, scores, stack))
         if not order_z >= self.settings.report_sigma:
             return _judged(message, absent(message, verdict))
-        if scores.highest[best] ** 2 - scores.highest[stack] ** 2 < SIMPLER:
-            best = stack
-        series, fwhm = plan.series.kinds[best]
-        start = (float(plan.series.first_per_nm[scores.tops[best]]), fwhm)
-        row = describe(message, frame, verdict, series, start, self.settings)
-        return _judged(message, row)
+        found = self._likeliest(plan, frame, scores, best)
+        if best != stack:
+            # On their grids, two series that fit alike differ by up to 8 % of chi-square.
+            simple = self._likeliest(plan, frame, scores, stack)
+            if found.score**2 - simple.score**2 < SIMPLER:
+                found = simple
+        return _judged(message, describe(message, frame, verdict, found, self.settings))
+
+    def _likeliest(self, plan: _Plan, frame: Whitened, scores: _Scores, number: int) -> Fitted:
+        series, fwhm = plan.series.kinds[number]
+        start = (float(plan.series.first_per_nm[scores.tops[number]]), fwhm)
+        return likeliest(frame, series, start, self.settings)
 
     def _usable(self, fitted: FittedCurve) -> np.ndarray:
         curve = fitted.curve
@@ -191,7 +197,7 @@ class AnalyseAssembly:
             here = slice(paths.starts[n], paths.starts[n + 1])
             lengths[n] = scan(
                 frame.residual, frame.scale, frame.basis, paths.templates[here],
-                self.settings.least_height, scores[here],
+                paths.supports[here], self.settings.least_height, scores[here],
             )  # fmt: skip
             tops[n] = paths.starts[n] + np.argmax(scores[here])
             highest[n] = scores[tops[n]]

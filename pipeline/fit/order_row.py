@@ -52,6 +52,16 @@ class Found:
 ABSENT = Found()
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A series at its likeliest: score, place of the first peak, full width as measured."""
+
+    series: Series
+    score: float
+    first: Found
+    fwhm: Found
+
+
 def absent(message: FittedCurve, verdict: Verdict) -> Peak:
     """A row without a spacing."""
     nothing = dict.fromkeys((each.name for each in fields(Peak)), math.nan)
@@ -69,22 +79,28 @@ def absent(message: FittedCurve, verdict: Verdict) -> Peak:
     )
 
 
-def describe(
-    message: FittedCurve,
-    frame: Whitened,
-    verdict: Verdict,
-    series: Series,
-    start: tuple[float, float],
-    settings: AssemblyAnalysis,
-) -> Peak:
-    """The row of an ordered frame; ``start`` is first place and width of the best template."""
+def likeliest(
+    frame: Whitened, series: Series, start: tuple[float, float], settings: AssemblyAnalysis
+) -> Fitted:
+    """A series' place and width from those of its best template."""
     place, width = start
     shortest, longest = settings.spacing_range_nm
     bounds = (
         max(place - width, 2 * math.pi / longest),
         min(place + width, 2 * math.pi / shortest),
     )
-    first, fwhm = _sharpened(frame, series, start, bounds, 4 * settings.peak_fwhm_per_nm[-1])
+    return _sharpened(frame, series, start, bounds, 4 * settings.peak_fwhm_per_nm[-1])
+
+
+def describe(
+    message: FittedCurve,
+    frame: Whitened,
+    verdict: Verdict,
+    best: Fitted,
+    settings: AssemblyAnalysis,
+) -> Peak:
+    """The row of an ordered frame, by the series that fits it best."""
+    series, first, fwhm = best.series, best.first, best.fwhm
     places = [first.value * ratio for ratio in series.ratios[:PEAKS]]
     heights = [_height(frame, at, fwhm.value) for at in places]
     seen = [height.value > SEEN_SIGMA * height.error for height in heights]
@@ -99,7 +115,9 @@ def describe(
         share = stacked_share(message.populations, heights[0], fwhm, spacing, settings)
     if series is STACK and all(seen):
         widths = [
-            _sharpened(frame, SINGLE, (at, fwhm.value), (at - fwhm.value, at + fwhm.value), 0.5)[1]
+            _sharpened(
+                frame, SINGLE, (at, fwhm.value), (at - fwhm.value, at + fwhm.value), 0.5
+            ).fwhm
             for at in places
         ]
         instruments = [instrument_fwhm_per_nm(message.curve, at, settings) for at in places]
@@ -142,15 +160,15 @@ def _sharpened(
     start: tuple[float, float],
     place_bounds: tuple[float, float],
     widest: float,
-) -> tuple[Found, Found]:
-    """Place of the first peak and width of all, as measured, from a start near them."""
+) -> Fitted:
     at, errors = np.array(start), np.empty(2)
     narrowest = max(float(np.median(np.diff(frame.q_per_nm))), 1e-6)
-    sharpen(
+    score = sharpen(
         frame.q_per_nm, frame.residual, frame.scale, frame.basis, np.array(series.ratios),
         np.array(series.strengths), place_bounds, (narrowest, widest), at, errors,
     )  # fmt: skip
-    return Found(float(at[0]), float(errors[0])), Found(float(at[1]), float(errors[1]))
+    first, fwhm = (Found(*pair) for pair in zip(at.tolist(), errors.tolist(), strict=True))
+    return Fitted(series, score, first, fwhm)
 
 
 def _height(frame: Whitened, place: float, fwhm: float) -> Found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.kernels.order import fill_series, partners_of
+from pipeline.kernels.order import fill_series, partners_of, supports_of
 
 STEP_IN_FWHM = 0.35
 """Step of the scans at the highest peak: the best template loses 4 % of the score at most."""
@@ -60,14 +60,15 @@ class Paths:
     """Templates (j, n) of several scans, one below the other.
 
     ``kinds`` is series and full width of each of the m scans, ``starts`` (m + 1,) where each
-    begins, ``first_per_nm`` (j,) the first peak's place, ``partners`` (j, m) the template of each
-    scan that is most like this one.
+    begins, ``first_per_nm`` (j,) the first peak's place, ``supports`` (j, 2) where each template is
+    not zero, ``partners`` (j, m) the template of each scan that is most like this one.
     """
 
     kinds: tuple[tuple[Series, float], ...]
     starts: np.ndarray
     first_per_nm: np.ndarray
     templates: np.ndarray
+    supports: np.ndarray
     partners: np.ndarray
 
 
@@ -94,6 +95,8 @@ def paths(
         for place in first:
             fill_series(q_per_nm, place, fwhm, ratios, strengths, templates[row])
             row += 1
+    supports = np.empty((row, 2), dtype=np.int64)
+    supports_of(templates, supports)
     partners = np.empty((row, len(kinds)), dtype=np.int64)
     partners_of(templates, starts, partners)
-    return Paths(kinds, starts, np.concatenate(places), templates, partners)
+    return Paths(kinds, starts, np.concatenate(places), templates, supports, partners)
