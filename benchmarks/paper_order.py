@@ -12,13 +12,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-from pipeline.messages.lattice import LatticeRow
-from pipeline.messages.waxs import Phase, PhasesRow, phases_of
 
 from benchmarks.paper import Figure, Run, print_figures, say
 from pipeline.detect.order import Superlattice
 from pipeline.messages import FormFactor, Peak, Result
 from pipeline.messages.alerts import Alert
+from pipeline.messages.lattice import LatticeRow
+from pipeline.messages.waxs import Phase, PhasesRow, phases_of
 
 LAST_S = 1100.0
 FIRST_ORDERED_S = np.arange(92.0, 101.1, 1.0)

@@ -20,8 +20,6 @@ from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
 from pipeline.config.size_distribution import SizeInversion
-from pipeline.config.tracks import TrackAnalysis
-from pipeline.config.structure import StructureAnalysis
 from pipeline.config.structure import StructureAnalysis
 from pipeline.config.tracks import TrackAnalysis
 
