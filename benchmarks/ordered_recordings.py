@@ -131,10 +131,11 @@ def print_palladium(name: str) -> None:
             continue
         seen = np.isfinite(ratios)
         near = np.abs(ratios[seen] - 1) <= 0.01
+        median = np.median(ratios[seen]) if seen.any() else math.nan
         print(
-            f"  experts say {kind}:  {ratios.size} frames, ours the same kind in {seen.sum()}, a over "
-            f"theirs {np.median(ratios[seen]) if seen.any() else math.nan:.4f} (median), within 1 % in "
-            f"{near.sum()}, worst {np.max(np.abs(ratios[seen] - 1), initial=0):.3f}"
+            f"  experts say {kind}:  {ratios.size} frames, ours the same kind in {seen.sum()}; a "
+            f"over theirs {median:.4f} (median), within 1 % in {near.sum()}, "
+            f"worst {np.max(np.abs(ratios[seen] - 1), initial=0):.3f}"
         )
     radii = np.array(
         [0.5 * c.form.diameter_nm / c.expert_radius_nm for c in ordered if c.form is not None]

@@ -66,9 +66,11 @@ def _shown_table(stream: str, config: RunConfig) -> str:
 def _tables_beside(streams: Sequence[str], config: RunConfig) -> list[str]:
     """Tables of order and crystals, where a config asks for them."""
     tables = []
-    assembly = config.saxs.assembly
-    if "saxs" in streams and config.saxs.fit is not None and assembly is not None:
-        tables += [ORDER, LATTICE] if assembly.lattice is not None else [ORDER]
+    saxs = config.saxs
+    if "saxs" in streams and saxs.fit is not None and saxs.assembly is not None:
+        tables.append(ORDER)
+        if saxs.structure is not None and saxs.lattice is not None:
+            tables.append(LATTICE)
     if "waxs" in streams and config.waxs.phases is not None:
         tables.append(CRYSTALS)
     return tables

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config.phases import Halo, PhasesAnalysis
 from pipeline.fit.lines import LineSearch
 from pipeline.fit.reflections import Reflections
-from pipeline.kernels.order import FOUR_LN2
+from pipeline.kernels.order import FOUR_LN2, supports_of
 from pipeline.kernels.powder import SEARCHED, WIDTH, Powder, fill_patterns
 
 FWHM_PER_SIGMA = math.sqrt(8.0 * math.log(2.0))
@@ -40,6 +40,8 @@ class Scan:
     width_per_nm: float
     stretches: np.ndarray
     templates: np.ndarray
+    supports: np.ndarray
+    """Where each template is not zero (j, 2)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,5 +300,8 @@ def _scans(settings: PhasesAnalysis, powder: Powder, q: np.ndarray) -> tuple[Sca
                 out = np.empty((columns, q.size))
                 fill_patterns(powder, p, at, ones, out)
                 templates[:, j] = out
-            scans += [Scan(p, width, stretches, templates[c].copy()) for c in range(columns)]
+            for column in templates:
+                supports = np.empty((stretches.size, 2), np.int64)
+                supports_of(column, supports)
+                scans.append(Scan(p, width, stretches, column.copy(), supports))
     return tuple(scans)

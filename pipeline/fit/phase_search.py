@@ -131,7 +131,7 @@ def measure_gains(plan: PhasePlan, points: Points, fit: PhaseFit) -> Gains:
         if fit.present[each.phase]:
             continue
         scores = np.empty(each.stretches.size)
-        length = scan(residual, points.weight, basis, each.templates, 0.0, scores)
+        length = scan(residual, points.weight, basis, each.templates, each.supports, 0.0, scores)
         best = max(best, float(scores.max()))
         lengths.append(length)
         key = (each.phase, each.width_per_nm)
