@@ -27,8 +27,9 @@ SIZES = np.array([0.25, 0.5, 1.0, 2.0])
 """Shifts of z that are looked for, in standard deviations."""
 SLACK = 1.05
 """Allows for errors that are 2.5 % too small."""
-DRIFT = 0.06
-"""Mean of z without order that is allowed for: with errors 5 % too small it is 0.05."""
+DRIFT = 0.1
+"""Mean of z without order that is allowed for: 0.04 with errors 5 % too small, 0.10 where
+neighbouring bins share pixels."""
 CLIP = 4.5
 """A single frame can never alarm: 24 h of frames at 2 Hz are 12 nats, one frame gives 6.9."""
 REMEMBERED = 512
