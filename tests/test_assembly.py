@@ -102,6 +102,14 @@ def test_a_lattice_is_more_than_a_stack(synthesis):
     assert min(after) > 6
 
 
+def test_young_stacks_are_not_called_a_lattice(synthesis):
+    """The third line of hcp is its strongest, and on its grid it may fit one peak better."""
+    rng = np.random.default_rng(15)
+    peaks = [judge(fitted(synthesis, time, rng)) for time in np.arange(100.0, 120.0, 0.5)]
+    assert {peak.order_kind for peak in peaks} == {"stack"}
+    assert all(abs(peak.spacing_nm - 15.85) < 0.4 for peak in peaks)
+
+
 def test_least_height_silences_weak_structure(synthesis):
     message = fitted(synthesis, 120.0, np.random.default_rng(4))
     plain = judge(message)
