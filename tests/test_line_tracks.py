@@ -328,6 +328,10 @@ def test_what_is_followed_follows_from_config_and_streams():
     both = made(("saxs", "waxs"), saxs={"assembly": {}}, waxs={"phases": {}})
     assert both == {**order, "crystal": "waxs/lines"}
     assert made(("saxs",), saxs={"assembly": {}}) == order
+    no_lattice = made(("saxs",), saxs={"assembly": {}, "lattice": None})
+    assert no_lattice == {name: order[name] for name in ("spacing", "order")}
+    no_lines = made(("saxs",), saxs={"assembly": {}, "structure": None})
+    assert no_lines == {"spacing": "assembly/peaks"}
     assert made(("saxs", "waxs")) == {}
     assert made(("saxs", "waxs"), saxs={"assembly": {}}, tracks=None) == {}
     for stage in (FollowOrderLines, FollowCrystalLines, SpacingOverTime, CellOverTime):
