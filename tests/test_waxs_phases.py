@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 
 from detectors.sample import Synthesis, crystal, scattering
 from detectors.sample.synthesis import FORMULA_VOLUME_NM3, PER_NM3_PER_MM
+from pipeline.cli.analyse import stages_for
 from pipeline.config import RunConfig
 from pipeline.config.known_phases import KNOWN, known_phase
 from pipeline.config.loader import ConfigError, load_config, parse_config
@@ -509,11 +510,17 @@ def test_columns_of_the_row_fit_a_table():
     assert {"state", "phase_1_name", "phase_6_strain_err", "confounded"} <= set(names)
 
 
-def test_configs_name_the_phases():
+def test_the_stream_has_the_stage_with_the_measured_solvent():
     config = load_config(REPOSITORY / "configs" / "cs_dopa_waxs.yaml")
-    assert config.waxs.phases is not None
-    assert config.waxs.phases.phases[0].name == "CsPbBr3_Pbnm"
-    assert RunConfig().waxs.phases is None
+    reduction, stage = stages_for("waxs", config)
+    assert isinstance(reduction, ReduceWaxs)
+    assert isinstance(stage, FitPhases)
+    # What the file holds is the simulator's solvent, with the capillary's flat scattering.
+    q, solvent = stage._background
+    inside = (q > 8.0) & (q < 40.0)
+    beyond = solvent[inside] - solvent_per_cm(q[inside])
+    assert beyond.std() < 1e-3 * solvent[inside].mean()
+    assert [stage.name for stage in stages_for("waxs", RunConfig())] == ["reduce_waxs"]
 
 
 # --- a film that somebody heated ---------------------------------------------------------------
