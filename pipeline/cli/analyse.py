@@ -54,6 +54,10 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
             stages.append(FitInvariants(saxs.invariants, config.sample))
         if saxs.assembly is not None:
             stages.append(AnalyseAssembly(saxs.assembly, config.sample))
+            if saxs.structure is not None and saxs.fit is not None:
+                from pipeline.fit.structure import FitStructure
+
+                stages.append(FitStructure(saxs.structure, saxs.assembly, saxs.fit, config.sample))
         # Behind all that does not need it: a curve that it refuses has gone through them.
         if saxs.size_distribution is not None:
             from pipeline.fit.size_distribution import InvertSizes

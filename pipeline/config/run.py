@@ -19,6 +19,7 @@ from pipeline.config.reduce import AbsorbanceReduction, AreaReduction
 from pipeline.config.replay import ReplayFormat
 from pipeline.config.sample import Sample
 from pipeline.config.size_distribution import SizeInversion
+from pipeline.config.structure import StructureAnalysis
 
 
 class SaxsAnalysis(Section):
@@ -33,6 +34,8 @@ class SaxsAnalysis(Section):
     """Absent = no distribution without a model of its shape."""
     assembly: AssemblyAnalysis | None = None
     """Absent = order is not sought."""
+    structure: StructureAnalysis | None = StructureAnalysis()
+    """Of frames that are searched for order. Absent = no structure factor and no lines."""
     extra_stages: tuple[str, ...] = ()
     """Stages of your own, ``package.module:Class``, that follow these."""
 

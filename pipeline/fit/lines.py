@@ -104,31 +104,23 @@ class LineSearch:
         columns = np.ascontiguousarray(nuisances * weight)
         basis = np.empty_like(columns)
         basis = basis[: orthonormal(columns, basis)]
-        most = self.search.most
-        at, kinds = np.zeros((most, 2)), np.zeros(most, np.int64)
-        heights, sigmas = np.zeros(most), np.zeros(most)
-        covariance = np.full((3 * most, 3 * most), np.nan)
-        count, noise, level = find_lines(
-            self.search, data * weight, scale * weight, basis, at, heights, sigmas, kinds,
-            covariance,
-        )  # fmt: skip
-        q = self.search.grid.q_per_nm
-        distance = (q - at[:count, :1]) / at[:count, 1:]
-        found = np.flatnonzero(kinds[:count] == LINE)
-        rows = (3 * found[:, None] + np.arange(3)).ravel()
-        kept = covariance[np.ix_(rows, rows)]
+        found = find_lines(self.search, data * weight, scale * weight, basis)
+        at, heights, covariance = found.at, found.heights, found.covariance
+        distance = (self.search.grid.q_per_nm - at[:, :1]) / at[:, 1:]
+        kept = np.flatnonzero(found.kinds == LINE)
+        rows = (3 * kept[:, None] + np.arange(3)).ravel()
         lines = tuple(
-            self._line(at[j], float(heights[j]), float(sigmas[j]), covariance[own, own])
-            for j in found
+            self._line(at[j], float(heights[j]), float(found.sigmas[j]), covariance[own, own])
+            for j in kept
             for own in (slice(3 * j, 3 * j + 3),)
         )
         return Found(
             lines=lines,
-            model=heights[:count] @ np.exp(-FOUR_LN2 * distance**2),
-            edges=int(count - found.size),
-            noise=float(noise),
-            level=float(level),
-            covariance=kept,
+            model=heights @ np.exp(-FOUR_LN2 * distance**2),
+            edges=len(heights) - len(lines),
+            noise=found.noise,
+            level=found.level,
+            covariance=covariance[np.ix_(rows, rows)],
         )
 
     def _line(self, at: np.ndarray, height: float, sigmas: float, covariance: np.ndarray) -> Line:
@@ -158,3 +150,11 @@ class LineSearch:
 
 def _root(square: float) -> float:
     return math.sqrt(square) if square >= 0 else math.nan
+
+
+def warm_up() -> None:
+    """Compile (or load from disk) every kernel of the search, by finding one line."""
+    q = np.linspace(0.2, 1.0, 60)
+    search = LineSearch(q, 0.0, (0.05, 0.1), false_alarm=1e-3, widest_per_nm=0.3)
+    line = np.exp(-(((q - 0.5) / 0.05) ** 2)) + np.exp(-(((q - 0.75) / 0.05) ** 2))
+    search.find(line, np.full(q.size, 0.01), np.ones(q.size), np.ones((1, q.size)))

@@ -131,7 +131,7 @@ def whiten_templates(grid, scale_w, basis, values_w, shares, left):
     length = 0.0
     norm_before, before = 0.0, 0
     for j in range(grid.centres_per_nm.size):
-        low, high = grid.supports[j]
+        low, high = grid.supports[j, 0], grid.supports[j, 1]
         place = grid.places[j]
         for i in range(low, high):
             values_w[place + i - low] = grid.values[place + i - low] * scale_w[i]
@@ -160,8 +160,7 @@ def whiten_templates(grid, scale_w, basis, values_w, shares, left):
     return length
 
 
-@njit(cache=True, nogil=True)
-def make_rows(most, points, rank):
+def make_rows(most: int, points: int, rank: int) -> Rows:
     """Room for ``most`` lines on ``points`` points over a basis of ``rank``."""
     return Rows(
         np.zeros((3 * most, points)),
@@ -173,23 +172,44 @@ def make_rows(most, points, rank):
 
 
 @njit(cache=True, nogil=True)
-def copy_rows(source, target, count):
-    """The first ``count`` lines of ``source`` into ``target``."""
+def copy_moved(source, target, moves, count):
+    """Those of the first ``count`` lines of ``source`` that move, into ``target``."""
     for j in range(count):
-        low, high = source.supports[j]
-        target.supports[j] = source.supports[j]
+        if not moves[j]:
+            continue
+        low, high = source.supports[j, 0], source.supports[j, 1]
+        target.supports[j, 0], target.supports[j, 1] = low, high
         for r in range(3 * j, 3 * j + 3):
-            target.lines_w[r, low:high] = source.lines_w[r, low:high]
-            target.shares[r] = source.shares[r]
+            for i in range(low, high):
+                target.lines_w[r, i] = source.lines_w[r, i]
+            for b in range(source.shares.shape[1]):
+                target.shares[r, b] = source.shares[r, b]
             target.moment[r] = source.moment[r]
-            target.gram[r, : 3 * count] = source.gram[r, : 3 * count]
+            for c in range(3 * count):
+                target.gram[r, c] = target.gram[c, r] = source.gram[r, c]
+
+
+@njit(cache=True, nogil=True)
+def first_from(rising, value):
+    """Index of the first of ``rising`` (n,) that is not below ``value``.
+
+    As ``np.searchsorted``, which takes a second to compile.
+    """
+    low, high = 0, rising.size
+    while low < high:
+        middle = (low + high) // 2
+        if rising[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @njit(cache=True, nogil=True)
 def fill_line(q_per_nm, data_w, scale_w, basis, place_per_nm, fwhm_per_nm, rows, j):
     """Rows of line ``j``, their shares and moments."""
-    low = np.searchsorted(q_per_nm, place_per_nm - REACH * fwhm_per_nm)
-    high = np.searchsorted(q_per_nm, place_per_nm + REACH * fwhm_per_nm)
+    low = first_from(q_per_nm, place_per_nm - REACH * fwhm_per_nm)
+    high = first_from(q_per_nm, place_per_nm + REACH * fwhm_per_nm)
     rows.supports[j, 0], rows.supports[j, 1] = low, high
     value, by_place, by_width = (
         rows.lines_w[3 * j],
@@ -226,12 +246,12 @@ def fill_products(rows, j, count):
 @njit(cache=True, nogil=True)
 def fill_residual(data_w, basis, rows, heights, count, residual_w):
     """Data, already projected, without the first ``count`` lines, into ``residual_w`` (n,)."""
-    residual_w[:] = data_w
+    for i in range(residual_w.size):
+        residual_w[i] = data_w[i]
     for j in range(count):
         if heights[j] == 0.0:
             continue
-        low, high = rows.supports[j]
-        for i in range(low, high):
+        for i in range(rows.supports[j, 0], rows.supports[j, 1]):
             residual_w[i] -= heights[j] * rows.lines_w[3 * j, i]
     for b in range(basis.shape[0]):
         share = 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from pipeline.kernels.amplitudes import solve_subset
-from pipeline.kernels.line_profiles import copy_rows, fill_line, fill_products
+from pipeline.kernels.line_profiles import copy_moved, fill_line, fill_products
 
 MOST_DAMPING = 1e7
 """Beyond this a step is lost in rounding."""
@@ -33,7 +33,7 @@ def solve_heights(rows, count, heights):
     left = count
     for j in range(count):
         members[j] = 3 * j
-    heights[:count] = 0.0
+        heights[j] = 0.0
     while left > 0:
         if solve_subset(rows.gram, rows.moment, members, left, solution):
             worst = 0
@@ -57,7 +57,7 @@ def solve_heights(rows, count, heights):
 @njit(cache=True, nogil=True)
 def is_pressed(at, bounds, j, axis, gradient):
     """Whether a place (axis 0) or width (1) is at a bound that ``gradient`` pushes it against."""
-    place, width = at[j]
+    place, width = at[j, 0], at[j, 1]
     least, greatest = bounds[j, 0], bounds[j, 1]
     if axis == 0:
         least, greatest = bounds[j, 2] + 0.5 * width, bounds[j, 3] - 0.5 * width
@@ -69,10 +69,11 @@ def is_pressed(at, bounds, j, axis, gradient):
 
 
 @njit(cache=True, nogil=True)
-def fill_normal(rows, at, bounds, heights, count, normal, gradient, members):
+def fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, members):
     """Normal matrix and gradient of heights, places and widths; how many of them are free.
 
     ``members`` (3 m,) gets the free ones: those of lines with a height that press on no bound.
+    Of lines that do not move (``moves`` is False) only the height is free.
     """
     free = 0
     for a in range(3 * count):
@@ -86,7 +87,8 @@ def fill_normal(rows, at, bounds, heights, count, normal, gradient, members):
             other = 1.0 if b % 3 == 0 else heights[b // 3]
             normal[a, b] = rows.gram[a, b] * factor * other
         if height > 0.0 and not (
-            a % 3 > 0 and is_pressed(at, bounds, a // 3, a % 3 - 1, gradient[a])
+            a % 3 > 0
+            and (not moves[a // 3] or is_pressed(at, bounds, a // 3, a % 3 - 1, gradient[a]))
         ):
             members[free] = a
             free += 1
@@ -94,10 +96,29 @@ def fill_normal(rows, at, bounds, heights, count, normal, gradient, members):
 
 
 @njit(cache=True, nogil=True)
+def height_error(rows, at, bounds, heights, count, j):
+    """Error of the height of line ``j`` at its place and width, all other lines free."""
+    size = 3 * count
+    members, unit, solution = np.empty(size, np.int64), np.zeros(size), np.empty(size)
+    free = 1
+    members[0] = 3 * j
+    for a in range(size):
+        i = a // 3
+        if i == j or heights[i] == 0.0 or (a % 3 == 2 and is_pressed(at, bounds, i, 1, -1.0)):
+            continue
+        members[free] = a
+        free += 1
+    unit[3 * j] = 1.0
+    if not solve_subset(rows.gram, unit, members, free, solution):
+        return np.inf
+    return np.sqrt(solution[0])
+
+
+@njit(cache=True, nogil=True)
 def _move(at, bounds, count, step, trial):
     """``at`` moved by ``step`` (3 m,), not too far and into its bounds."""
     for j in range(count):
-        place, width = at[j]
+        place, width = at[j, 0], at[j, 1]
         furthest = FURTHEST * width
         wider = width + min(max(step[3 * j + 2], -furthest), furthest)
         trial[j, 1] = min(max(wider, bounds[j, 0]), bounds[j, 1])
@@ -108,7 +129,7 @@ def _move(at, bounds, count, step, trial):
 
 @njit(cache=True, nogil=True)
 def refine(
-    q_per_nm, data_w, scale_w, basis, bounds, count, steps, enough, at, heights, rows, spare
+    q_per_nm, data_w, scale_w, basis, bounds, moves, count, steps, enough, at, heights, rows, spare
 ):
     """Minimise chi-square over places and widths of the first ``count`` lines.
 
@@ -118,6 +139,8 @@ def refine(
         See ``pipeline.kernels.line_profiles``; ``data_w`` is projected already.
     bounds
         (m, 4), see the module.
+    moves
+        Which lines' places and widths are searched (m,); rows of others are taken to be filled.
     steps
         Most steps that are tried.
     enough
@@ -133,22 +156,28 @@ def refine(
         By how much the lines let chi-square fall.
     """
     size = 3 * count
-    normal, gradient = np.empty((size, size)), np.empty(size)
-    members, solution, step = np.empty(size, np.int64), np.empty(size), np.zeros(size)
-    trial, trial_heights = at.copy(), heights.copy()
+    normal, damped, gradient = np.empty((size, size)), np.empty((size, size)), np.empty(size)
+    members, solution, step = np.empty(size, np.int64), np.empty(size), np.empty(size)
+    trial, trial_heights = np.empty((count, 2)), np.empty(count)
     for j in range(count):
-        fill_line(q_per_nm, data_w, scale_w, basis, at[j, 0], at[j, 1], rows, j)
-        fill_products(rows, j, j + 1)
+        if moves[j]:
+            fill_line(q_per_nm, data_w, scale_w, basis, at[j, 0], at[j, 1], rows, j)
+    for j in range(count):
+        if moves[j]:
+            fill_products(rows, j, count)
+    copy_moved(rows, spare, np.ones(count, np.bool_), count)
     fall = solve_heights(rows, count, heights)
     damping = 1e-3
     fresh = True
     free = 0
     for _ in range(steps):
         if fresh:
-            free = fill_normal(rows, at, bounds, heights, count, normal, gradient, members)
+            free = fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, members)
             fresh = False
-        damped = normal.copy()
         for a in range(size):
+            step[a] = 0.0
+            for b in range(size):
+                damped[a, b] = normal[a, b]
             if a % 3 > 0:
                 damped[a, a] *= 1.0 + damping
         if not solve_subset(damped, gradient, members, free, solution):
@@ -156,7 +185,6 @@ def refine(
             if damping > MOST_DAMPING:
                 break
             continue
-        step[:] = 0.0
         promised = 0.0
         for i in range(free):
             step[members[i]] = solution[i]
@@ -164,7 +192,6 @@ def refine(
         if promised < enough:
             break
         _move(at, bounds, count, step, trial)
-        copy_rows(rows, spare, count)
         for j in range(count):
             if trial[j, 0] != at[j, 0] or trial[j, 1] != at[j, 1]:
                 fill_line(q_per_nm, data_w, scale_w, basis, trial[j, 0], trial[j, 1], spare, j)
@@ -174,15 +201,17 @@ def refine(
         trial_fall = solve_heights(spare, count, trial_heights)
         if trial_fall > fall:
             fall = trial_fall
-            at[:count] = trial[:count]
-            heights[:count] = trial_heights[:count]
-            copy_rows(spare, rows, count)
+            for j in range(count):
+                at[j, 0], at[j, 1] = trial[j, 0], trial[j, 1]
+                heights[j] = trial_heights[j]
+            copy_moved(spare, rows, moves, count)
             damping = max(damping * 0.1, 1e-8)
             fresh = True
         else:
             damping = max(damping, 1e-4) * 10.0
             if damping > MOST_DAMPING:
                 break
+            copy_moved(rows, spare, moves, count)
     return fall
 
 
@@ -195,10 +224,14 @@ def fill_covariance(rows, at, bounds, heights, count, covariance):
     size = 3 * count
     normal, gradient = np.empty((size, size)), np.empty(size)
     members, unit, solution = np.empty(size, np.int64), np.empty(size), np.empty(size)
-    free = fill_normal(rows, at, bounds, heights, count, normal, gradient, members)
-    covariance[:size, :size] = np.nan
+    moves = np.ones(count, np.bool_)
+    free = fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, members)
+    for a in range(size):
+        for b in range(size):
+            covariance[a, b] = np.nan
     for i in range(free):
-        unit[:] = 0.0
+        for a in range(size):
+            unit[a] = 0.0
         unit[members[i]] = 1.0
         if not solve_subset(normal, unit, members, free, solution):
             return False

@@ -10,7 +10,9 @@ noise exceeds anywhere in the window with the given probability: Rice's bound, a
 it, what it adds is measured in the tests.
 
 Where residuals scatter more than sigma says, or neighbours go together, all levels and errors are
-wider by that much.
+wider by that much. While lines are still missing only the scatter from one point to the next can be
+told; so lines are added by that, and those that do not stand out from what all leave at the end are
+taken away again.
 
 What is no line: a feature that cannot be placed with its upper half inside of the window, or that
 falls to one side only (an upturn or a shadow at the beamstop). It stays in the fit, so that the
@@ -20,36 +22,32 @@ Gaussian, and differ there.
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from pipeline.kernels.amplitudes import solve_subset
-from pipeline.kernels.line_profiles import (
-    Grid,
-    fill_residual,
-    make_rows,
-    whiten_templates,
+from pipeline.kernels.line_judgement import (
+    best_further,
+    half_seen,
+    misplaced,
+    roughness,
+    score_level,
 )
-from pipeline.kernels.line_refinement import fill_covariance, is_pressed, refine
-from pipeline.kernels.linear import dot
-from pipeline.kernels.order import noise_level, project_out
+from pipeline.kernels.line_profiles import Grid, fill_residual, make_rows, whiten_templates
+from pipeline.kernels.line_refinement import fill_covariance, height_error, is_pressed, refine
+from pipeline.kernels.order import REACH, noise_level, project_out
 
 LINE, EDGE = 1, 2
 """Kinds: a line; a feature of the window's end or without a second flank."""
-ENOUGH = 1e-3
-"""Fall of chi-square that ends a refinement: 0.03 standard errors from the minimum."""
+ENOUGH, ENOUGH_AT_LAST = 1e-2, 1e-5
+"""Fall of chi-square that ends a refinement: 0.1 standard errors from the minimum while lines are
+sought, where it adds as much to a further line's score, and 0.003 at last."""
 STEPS = 25
-SEPARATE = 0.4
-"""Distance of two lines over the mean of their widths, at least. Two equal Gaussians show two
-maxima from 0.85 on; below 0.4 their sum differs from a single one by 1 % of its height."""
-SATELLITE = 0.1
-"""Height of a line within 1.5 widths of a higher one, over its height, at least: in between a
-Gaussian and a Lorentzian of the same width lies up to a tenth of the height."""
-FOOT = 1.5
-LEAST_FRESH = 1e-3
-"""A template that keeps less than this of its square beside the lines that there are is one."""
+MOST_REFUSED = 6
+"""Further lines that turn out to be none, after which there are no more."""
+SPLIT_SCORE, SPLIT_WIDTH = 2.0, 1.5
+"""Two are sought in a line that is so many levels high and so many least widths wide."""
 HALF_SEEN = 0.3
 """Height that each half of a line asks for alone, over the line's, at least."""
 
@@ -71,197 +69,130 @@ class Search(NamedTuple):
     """Most lines, features of the window's ends among them."""
 
 
-@njit(cache=True, nogil=True)
-def score_level(false_alarm, length, paths):
-    """Score that noise exceeds anywhere with probability ``false_alarm``, by Rice's bound.
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundLines:
+    """Lines and edges of one curve by rising place."""
 
-    Parameters
-    ----------
-    false_alarm
-        Between 0 and 1.
-    length
-        Sum over the paths of the unit templates, in radians.
-    paths
-        How many of them there are.
-    """
-    low, high = 0.0, 40.0
-    bound = -math.log1p(-false_alarm)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        expected = paths * 0.5 * math.erfc(middle / math.sqrt(2.0))
-        expected += length / (2.0 * math.pi) * math.exp(-0.5 * middle * middle)
-        if expected > bound:
-            low = middle
-        else:
-            high = middle
-    return high
+    at: np.ndarray
+    """Place and full width as seen (m, 2), 1/nm."""
+    heights: np.ndarray
+    """In units of the scale (m,)."""
+    sigmas: np.ndarray
+    """Height over the error that it would have if nothing were there (m,)."""
+    kinds: np.ndarray
+    """`LINE` or `EDGE` (m,)."""
+    covariance: np.ndarray
+    """Of height, place and width of each (3 m, 3 m); NaN for what a bound holds."""
+    noise: float
+    """Scatter over what sigma says, at least 1; the errors are wider by it."""
+    level: float
+    """Score that a line needed."""
 
 
-@njit(cache=True, nogil=True)
-def _factorise(rows, at, bounds, heights, count, members, factor):
-    """Rows of the lines made orthonormal, in their Gram matrix alone; how many there are.
+class _Fit:
+    """Lines of one curve while they are sought."""
 
-    ``members`` (3 m,) are the rows that take part, ``factor`` (3 m, 3 m) the lower triangle of the
-    Cholesky factor with the reciprocals of its diagonal. Widths at a bound do not take part.
-    """
-    size = 0
-    for a in range(3 * count):
-        j = a // 3
-        if heights[j] == 0.0:
-            continue
-        if a % 3 == 2 and is_pressed(at, bounds, j, 1, -1.0):
-            continue
-        for i in range(size + 1):
-            row = members[i] if i < size else a
-            value = rows.gram[a, row]
-            for k in range(i):
-                value -= factor[size, k] * factor[i, k]
-            if i < size:
-                factor[size, i] = value * factor[i, i]
-            elif value > 1e-10 * rows.gram[a, a]:
-                factor[size, size] = 1.0 / math.sqrt(value)
-                members[size] = a
-                size += 1
-    return size
+    def __init__(
+        self, search: Search, data_w: np.ndarray, scale_w: np.ndarray, basis: np.ndarray
+    ) -> None:
+        most, points, rank = search.most, data_w.size, len(basis)
+        self.search, self.scale, self.basis = search, scale_w, basis
+        self.data = project_out(data_w, basis)
+        self.residual = np.empty(points)
+        self.at, self.bounds, self.heights = (
+            np.zeros((most, 2)),
+            np.zeros((most, 4)),
+            np.zeros(most),
+        )
+        self.rows, self.spare = make_rows(most, points, rank), make_rows(most, points, rank)
+        self._kept_rows = make_rows(most, points, rank)
+        self.whole = np.zeros(most, np.bool_)
+        self.count, self.fall, self.noise = 0, 0.0, 1.0
 
+    def refine(
+        self, moves: np.ndarray | None = None, steps: int = STEPS, enough: float = ENOUGH
+    ) -> None:
+        """Bring the lines that move, or all, to the minimum."""
+        if moves is None:
+            moves = np.ones(self.count, np.bool_)
+        self.fall = refine(
+            self.search.grid.q_per_nm, self.data, self.scale, self.basis, self.bounds, moves,
+            self.count, steps, enough, self.at, self.heights, self.rows, self.spare,
+        )  # fmt: skip
 
-@njit(cache=True, nogil=True)
-def _fresh(grid, values_w, shares, left, j, rows, members, factor, size, products):
-    """Square of what the lines leave of template ``j``; ``products`` (3 m,) is overwritten."""
-    low, high = grid.supports[j]
-    shift = grid.places[j] - low
-    rest = left[j]
-    for i in range(size):
-        a = members[i]
-        value = -dot(shares[j], rows.shares[a])
-        start, stop = max(low, rows.supports[a // 3, 0]), min(high, rows.supports[a // 3, 1])
-        if stop > start:
-            value += dot(values_w[shift + start : shift + stop], rows.lines_w[a, start:stop])
-        for k in range(i):
-            value -= factor[i, k] * products[k]
-        products[i] = value * factor[i, i]
-        rest -= products[i] * products[i]
-    return rest
+    def near(self, place_per_nm: float, fwhm_per_nm: float) -> np.ndarray:
+        """Which lines overlap with one (m,)."""
+        at = self.at[: self.count]
+        return np.abs(at[:, 0] - place_per_nm) < 0.5 * REACH * (at[:, 1] + fwhm_per_nm)
 
+    def look(self) -> None:
+        """What the lines leave, and how much it scatters."""
+        fill_residual(self.data, self.basis, self.rows, self.heights, self.count, self.residual)
+        free = 1.0 - (len(self.basis) + 3.0 * self.count) / self.residual.size
+        self.noise = max(1.0, float(noise_level(self.residual)) / math.sqrt(max(free, 0.1)))
 
-@njit(cache=True, nogil=True)
-def _best_further(grid, values_w, shares, left, dead, residual_w, least_height, noise, lines):
-    """The most significant template beside the lines that there are, and its score."""
-    rows, members, factor, size = lines
-    products = np.empty(members.size)
-    best, highest = -1, 0.0
-    for j in range(left.size):
-        if dead[j] or left[j] == 0.0:
-            continue
-        low, high = grid.supports[j]
-        place = grid.places[j]
-        overlap = dot(values_w[place : place + high - low], residual_w[low:high])
-        if overlap <= 0.0:
-            continue
-        rest = left[j]
-        if size > 0:
-            rest = _fresh(grid, values_w, shares, left, j, rows, members, factor, size, products)
-            if rest < LEAST_FRESH * left[j]:
-                continue
-        norm = math.sqrt(rest)
-        score = (overlap / norm - least_height * norm) / noise
-        if score > highest:
-            best, highest = j, score
-    return best, highest
+    def add(self, place_per_nm: float, fwhm_per_nm: float) -> None:
+        """One more line, not refined yet."""
+        search, j = self.search, self.count
+        point = min(int(np.searchsorted(search.grid.q_per_nm, place_per_nm)), self.data.size - 1)
+        self.at[j] = place_per_nm, fwhm_per_nm
+        self.bounds[j] = (
+            search.least_fwhm_per_nm[point], search.widest_per_nm, search.low_per_nm,
+            search.high_per_nm,
+        )  # fmt: skip
+        self.whole[j] = False
+        self.count += 1
 
+    def remove(self, j: int) -> None:
+        """One line less, the last in its place; not refined yet."""
+        self.count -= 1
+        for array in (self.at, self.bounds, self.whole):
+            array[j] = array[self.count]
 
-@njit(cache=True, nogil=True)
-def _misplaced(at, heights, count):
-    """Which line is within the width or at the foot of a higher one; -1 if none is."""
-    for i in range(count):
-        for j in range(count):
-            if i == j or heights[i] > heights[j] or (heights[i] == heights[j] and i < j):
-                continue
-            distance = abs(at[i, 0] - at[j, 0])
-            mean = 0.5 * (at[i, 1] + at[j, 1])
-            if distance < SEPARATE * mean:
-                return i
-            if distance < FOOT * at[j, 1] and heights[i] < SATELLITE * heights[j]:
-                return i
-    return -1
+    def refine_without(self, j: int) -> None:
+        """One line less, and those that it met at their minimum."""
+        place, width = self.at[j].tolist()
+        self.remove(j)
+        moves = self.near(place, width)
+        moves[j : j + 1] = True
+        self.refine(moves)
 
+    def without_height(self) -> int:
+        """The first line without a height, or -1."""
+        gone = np.flatnonzero(self.heights[: self.count] == 0.0)
+        return int(gone[0]) if gone.size else -1
 
-@njit(cache=True, nogil=True)
-def _vanished(heights, count):
-    """The first line without a height; -1 if all have one."""
-    for j in range(count):
-        if heights[j] == 0.0:
-            return j
-    return -1
+    def error(self, j: int) -> float:
+        """Error of a height if nothing were there."""
+        return self.noise * height_error(
+            self.rows, self.at, self.bounds, self.heights, self.count, j
+        )
 
+    def errors(self) -> np.ndarray:
+        """Errors of all heights if nothing were there (m,)."""
+        return np.array([self.error(j) for j in range(self.count)])
 
-@njit(cache=True, nogil=True)
-def _remove(at, bounds, j, count):
-    """The first ``count`` lines without line ``j``."""
-    for i in range(j, count - 1):
-        at[i] = at[i + 1]
-        bounds[i] = bounds[i + 1]
+    def keep(self) -> None:
+        """Remember all as it is."""
+        self._kept = (self.at.copy(), self.bounds.copy(), self.heights.copy(), self.whole.copy())
+        self._kept_count, self._kept_fall = self.count, self.fall
+        for array, kept in zip(self.rows, self._kept_rows, strict=True):
+            np.copyto(kept, array)
+
+    def go_back(self) -> None:
+        """As it was when it was remembered."""
+        for array, kept in zip(
+            (self.at, self.bounds, self.heights, self.whole), self._kept, strict=True
+        ):
+            np.copyto(array, kept)
+        self.count, self.fall = self._kept_count, self._kept_fall
+        for array, kept in zip(self.rows, self._kept_rows, strict=True):
+            np.copyto(array, kept)
 
 
-@njit(cache=True, nogil=True)
-def _half_seen(q_per_nm, basis, rows, heights, place_per_nm, residual_w, j):
-    """Lesser height that the two halves of line ``j`` ask for alone, over the line's."""
-    low, high = rows.supports[j]
-    middle = min(max(np.searchsorted(q_per_nm, place_per_nm), low), high)
-    line = rows.lines_w[3 * j]
-    if middle - low < 2 or high - middle < 2:
-        return 0.0
-    first = np.zeros(basis.shape[0])
-    second = np.zeros(basis.shape[0])
-    for b in range(basis.shape[0]):
-        first[b] = dot(line[low:middle], basis[b, low:middle])
-        second[b] = dot(line[middle:high], basis[b, middle:high])
-    aa = dot(line[low:middle], line[low:middle]) - dot(first, first)
-    bb = dot(line[middle:high], line[middle:high]) - dot(second, second)
-    ab = -dot(first, second)
-    det = aa * bb - ab * ab
-    if not det > 1e-10 * aa * bb:
-        return 0.0
-    # What the residual asks for beyond the line's height.
-    a = dot(line[low:middle], residual_w[low:middle])
-    b = dot(line[middle:high], residual_w[middle:high])
-    more_a, more_b = (bb * a - ab * b) / det, (aa * b - ab * a) / det
-    return 1.0 + min(more_a, more_b) / heights[j]
-
-
-@njit(cache=True, nogil=True)
-def height_error(rows, at, bounds, heights, count, j):
-    """Error of the height of line ``j`` at its place and width, all other lines free."""
-    members, unit, solution = (
-        np.empty(3 * count, np.int64),
-        np.zeros(3 * count),
-        np.empty(3 * count),
-    )
-    size = 1
-    members[0] = 3 * j
-    for a in range(3 * count):
-        i = a // 3
-        if i == j or heights[i] == 0.0:
-            continue
-        if a % 3 == 2 and is_pressed(at, bounds, i, 1, -1.0):
-            continue
-        members[size] = a
-        size += 1
-    unit[3 * j] = 1.0
-    if not solve_subset(rows.gram, unit, members, size, solution):
-        return np.inf
-    return math.sqrt(solution[0])
-
-
-@njit(cache=True, nogil=True)
-def _noise(residual_w, rank, count):
-    """Scatter of the residuals over what sigma says, at least 1."""
-    free = math.sqrt(max(1.0 - (rank + 3.0 * count) / residual_w.size, 0.1))
-    return max(1.0, noise_level(residual_w) / free)
-
-
-@njit(cache=True, nogil=True)
-def find_lines(search, data_w, scale_w, basis, at, heights, sigmas, kinds, covariance):
+def find_lines(
+    search: Search, data_w: np.ndarray, scale_w: np.ndarray, basis: np.ndarray
+) -> FoundLines:
     """Find all lines of one curve.
 
     Parameters
@@ -272,151 +203,153 @@ def find_lines(search, data_w, scale_w, basis, at, heights, sigmas, kinds, covar
         Whitened curve and what a line multiplies (n,).
     basis
         Orthonormal whitened nuisances (k, n), from ``pipeline.kernels.order.orthonormal``.
-    at
-        (most, 2), place and full width as seen, 1/nm, overwritten, by rising place.
-    heights, sigmas, kinds
-        (most,), overwritten: in units of the scale; over the error if nothing were there; `LINE`
-        or `EDGE`.
-    covariance
-        (3 most, 3 most) of height, place and width of each, overwritten; NaN for a place or a width
-        that a bound holds.
-
-    Returns
-    -------
-    count : int
-        Lines and edges.
-    noise : float
-        Scatter over what sigma says, at least 1; the errors are wider by it.
-    level : float
-        Score that a line needed.
     """
     grid = search.grid
-    q = grid.q_per_nm
-    most, points, rank = search.most, q.size, basis.shape[0]
-    rows, spare = make_rows(most, points, rank), make_rows(most, points, rank)
-    bounds = np.empty((most, 4))
+    fit = _Fit(search, data_w, scale_w, basis)
     values_w, left = np.empty(grid.values.size), np.empty(grid.centres_per_nm.size)
-    shares = np.empty((left.size, rank))
+    shares, dead = np.empty((left.size, len(basis))), np.zeros(left.size, np.bool_)
     length = whiten_templates(grid, scale_w, basis, values_w, shares, left)
     level = score_level(search.false_alarm, length, max(np.count_nonzero(grid.begins), 1))
-    data = project_out(data_w, basis)
-    residual = data.copy()
-    members, factor = np.empty(3 * most, np.int64), np.empty((3 * most, 3 * most))
-    dead = np.zeros(left.size, np.bool_)
-    before_at = at.copy()
-    count, fall = 0, 0.0
-    noise = _noise(residual, rank, count)
-    for _ in range(3 * most):
-        if count == most:
-            break
-        size = _factorise(rows, at, bounds, heights, count, members, factor)
-        j, score = _best_further(
-            grid, values_w, shares, left, dead, residual, search.least_height, noise,
-            (rows, members, factor, size),
+    refused = 0
+    while fit.count < search.most and refused < MOST_REFUSED:
+        fit.look()
+        # Lines not found yet are noise to the whole, but hardly from one point to the next.
+        noise = min(fit.noise, max(1.0, float(roughness(fit.residual))))
+        if _split(fit, level, noise):
+            continue
+        j, score = best_further(
+            grid, values_w, shares, left, dead, fit.residual, search.least_height, noise,
+            fit.rows, fit.at, fit.bounds, fit.heights, fit.count,
         )  # fmt: skip
         if j < 0 or score < level:
             break
-        before_at[:] = at
-        before = count
-        at[count, 0], at[count, 1] = grid.centres_per_nm[j], grid.fwhm_per_nm[j]
-        _bound(search, at, bounds, count)
-        count += 1
-        fall_now = refine(
-            q, data, scale_w, basis, bounds, count, STEPS, ENOUGH, at, heights, rows, spare
-        )
-        gone = _vanished(heights, count)
-        if gone >= 0 and gone < before:
-            _remove(at, bounds, gone, count)
-            count -= 1
-            fall_now = refine(
-                q, data, scale_w, basis, bounds, count, STEPS, ENOUGH, at, heights, rows, spare
-            )
-            gone = _vanished(heights, count)
-        gain = math.sqrt(max(fall_now - fall, 0.0)) / noise
-        if gone >= 0 or gain < level or _misplaced(at, heights, count) >= 0:
-            # As it was, and nothing more from around here.
-            at[:] = before_at
-            count = before
-            for i in range(count):
-                _bound(search, at, bounds, i)
-            for i in range(left.size):
-                reach = 0.5 * max(grid.fwhm_per_nm[i], grid.fwhm_per_nm[j])
-                if abs(grid.centres_per_nm[i] - grid.centres_per_nm[j]) < reach:
-                    dead[i] = True
-            fall_now = refine(
-                q, data, scale_w, basis, bounds, count, 0, ENOUGH, at, heights, rows, spare
-            )
-        fall = fall_now
-        fill_residual(data, basis, rows, heights, count, residual)
-        noise = _noise(residual, rank, count)
-    count = _prune(
-        search, data, scale_w, basis, bounds, level, count, at, heights, sigmas, rows, spare,
-        residual,
-    )  # fmt: skip
-    _sort(at, bounds, count)
-    refine(q, data, scale_w, basis, bounds, count, STEPS, 1e-5, at, heights, rows, spare)
-    fill_residual(data, basis, rows, heights, count, residual)
-    noise = _noise(residual, rank, count)
-    fill_covariance(rows, at, bounds, heights, count, covariance)
-    for a in range(3 * count):
-        for b in range(3 * count):
-            covariance[a, b] *= noise * noise
-    for j in range(count):
-        sigmas[j] = heights[j] / (height_error(rows, at, bounds, heights, count, j) * noise)
-        inside = not (
-            is_pressed(at, bounds, j, 0, -1.0)
-            or is_pressed(at, bounds, j, 0, 1.0)
-            or at[j, 1] >= search.widest_per_nm * (1.0 - 1e-6)
-        )
-        seen = _half_seen(q, basis, rows, heights, at[j, 0], residual, j) >= HALF_SEEN
-        kinds[j] = LINE if inside and seen else EDGE
-    return count, noise, level
+        place, width = float(grid.centres_per_nm[j]), float(grid.fwhm_per_nm[j])
+        if not _try(fit, ((place, width),), -1, level * noise):
+            # Nothing more from around here.
+            refused += 1
+            reach = 0.5 * np.maximum(grid.fwhm_per_nm, width)
+            dead |= np.abs(grid.centres_per_nm - place) < reach
+    fit.refine()
+    fit.look()
+    _prune(fit, level)
+    return _finish(fit, level)
 
 
-@njit(cache=True, nogil=True)
-def _bound(search, at, bounds, j):
-    """Bounds of line ``j`` from where it is."""
-    place = min(np.searchsorted(search.grid.q_per_nm, at[j, 0]), search.least_fwhm_per_nm.size - 1)
-    bounds[j, 0] = search.least_fwhm_per_nm[place]
-    bounds[j, 1] = search.widest_per_nm
-    bounds[j, 2], bounds[j, 3] = search.low_per_nm, search.high_per_nm
+def _try(fit: _Fit, more: tuple[tuple[float, float], ...], without: int, least_gain: float) -> bool:
+    """Put more lines (place, width) in, for one that there is if ``without`` is not -1.
+
+    If they do not let the root of chi-square fall by ``least_gain``, or one is none, leave all as
+    it was and say so.
+    """
+    fit.keep()
+    fall = fit.fall
+    if without >= 0:
+        fit.remove(without)
+    kept = fit.count
+    for place, width in more:
+        fit.add(place, width)
+    middle, widest = np.mean(more, axis=0)[0], max(width for _, width in more)
+    moves = fit.near(middle, widest)
+    moves[kept:] = True
+    if without >= 0:
+        moves[without] = True
+    fit.refine(moves)
+    gone = fit.without_height()
+    if without < 0:
+        wrong = misplaced(fit.at, fit.heights, fit.count)
+        if 0 <= gone < kept:
+            # The new one does what an old one did.
+            fit.refine_without(gone)
+            gone = fit.without_height()
+        elif gone < 0 <= wrong < kept:
+            # A wide one that stood for several: narrow, it can be one of them.
+            fit.at[wrong, 1] = np.min(fit.at[: fit.count, 1])
+            fit.refine(moves)
+            gone = fit.without_height()
+    gain = math.sqrt(max(fit.fall - fall, 0.0))
+    if gone < 0 and gain >= least_gain and misplaced(fit.at, fit.heights, fit.count) < 0:
+        return True
+    fit.go_back()
+    return False
 
 
-@njit(cache=True, nogil=True)
-def _prune(
-    search, data, scale_w, basis, bounds, level, count, at, heights, sigmas, rows, spare, residual
-):
-    """Take away, one by one, lines that those found later have made superfluous; how many stay."""
-    while count > 0:
-        fill_residual(data, basis, rows, heights, count, residual)
-        noise = _noise(residual, basis.shape[0], count)
-        worst, lowest = -1, level
-        for j in range(count):
-            error = height_error(rows, at, bounds, heights, count, j)
-            score = (heights[j] - search.least_height) / (error * noise)
-            if score < lowest:
-                worst, lowest = j, score
-        if worst < 0:
-            worst = _misplaced(at, heights, count)
-        if worst < 0:
-            break
-        _remove(at, bounds, worst, count)
-        count -= 1
-        refine(
-            search.grid.q_per_nm, data, scale_w, basis, bounds, count, STEPS, ENOUGH, at, heights,
-            rows, spare,
-        )  # fmt: skip
-    return count
+def _split(fit: _Fit, level: float, noise: float) -> bool:
+    """Put two lines in the place of one, the widest first; False if none is the better for it.
+
+    A pair of which a single line has taken the place has no maximum of its own left for a further
+    line to be found at. It is tried where more is left over a line than noise.
+    """
+    if fit.count == 0 or fit.count == fit.search.most:
+        return False
+    least_gain = level * noise
+    wide = fit.at[: fit.count, 1] > SPLIT_WIDTH * fit.bounds[: fit.count, 0]
+    for j in np.argsort(-fit.at[: fit.count, 1], kind="stable").tolist():
+        if not wide[j] or fit.whole[j]:
+            continue
+        low, high = fit.rows.supports[j]
+        reach = (high - low) // 4
+        left = fit.residual[low + reach : high - reach]
+        # Two cannot let chi-square fall by more than what is over noise there.
+        if np.sum(left**2) < left.size * noise**2 + least_gain**2:
+            continue
+        if fit.heights[j] < SPLIT_SCORE * least_gain * fit.error(j) / fit.noise:
+            continue
+        place, width = fit.at[j].tolist()
+        halves = ((place - 0.3 * width, 0.6 * width), (place + 0.3 * width, 0.6 * width))
+        if _try(fit, halves, j, least_gain):
+            return True
+        fit.whole[j] = True
+    return False
 
 
-@njit(cache=True, nogil=True)
-def _sort(at, bounds, count):
-    """By rising place."""
-    for i in range(1, count):
-        for j in range(i, 0, -1):
-            if at[j, 0] >= at[j - 1, 0]:
-                break
-            for c in range(2):
-                at[j, c], at[j - 1, c] = at[j - 1, c], at[j, c]
-            for c in range(4):
-                bounds[j, c], bounds[j - 1, c] = bounds[j - 1, c], bounds[j, c]
+def _prune(fit: _Fit, level: float) -> None:
+    """Take away, one by one, lines that do not stand out.
+
+    Noise is what all lines leave: without one that is taken away, it is noise to the others.
+    """
+    noise = fit.noise
+    while fit.count > 0:
+        scores = (fit.heights[: fit.count] - fit.search.least_height) / fit.errors()
+        worst = int(np.argmin(scores))
+        if scores[worst] >= level:
+            worst = misplaced(fit.at, fit.heights, fit.count)
+            if worst < 0:
+                return
+        fit.refine_without(worst)
+        fit.noise = noise
+
+
+def _finish(fit: _Fit, level: float) -> FoundLines:
+    """Bring the lines to their minimum, and say what each is and how well it is known."""
+    count = fit.count
+    order = np.argsort(fit.at[:count, 0], kind="stable")
+    fit.at[:count], fit.bounds[:count] = fit.at[order], fit.bounds[order]
+    fit.refine(enough=ENOUGH_AT_LAST)
+    fit.look()
+    covariance = np.empty((3 * count, 3 * count))
+    fill_covariance(fit.rows, fit.at, fit.bounds, fit.heights, count, covariance)
+    kinds = np.array([_kind(fit, j) for j in range(count)], dtype=np.int64)
+    heights = fit.heights[:count].copy()
+    return FoundLines(
+        at=fit.at[:count].copy(),
+        heights=heights,
+        sigmas=heights / fit.errors() if count else heights,
+        kinds=kinds,
+        covariance=covariance * fit.noise**2,
+        noise=fit.noise,
+        level=level,
+    )
+
+
+def _kind(fit: _Fit, j: int) -> int:
+    """Whether a line lies inside of the window and is seen to both sides of its maximum."""
+    at, bounds = fit.at, fit.bounds
+    outside = (
+        is_pressed(at, bounds, j, 0, -1.0)
+        or is_pressed(at, bounds, j, 0, 1.0)
+        or is_pressed(at, bounds, j, 1, 1.0)
+    )
+    seen = half_seen(
+        fit.search.grid.q_per_nm, fit.basis, fit.rows, fit.heights, at[j, 0], fit.residual, j
+    )
+    return LINE if not outside and seen >= HALF_SEEN else EDGE
