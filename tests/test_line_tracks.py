@@ -12,6 +12,7 @@ from pipeline.config.tracks import TrackAnalysis
 from pipeline.messages import Line, OrderLines, Peak, RowResult
 from pipeline.messages.lines import MOST_LINES
 from pipeline.reaction.contraction import CellOverTime, SpacingOverTime
+from pipeline.reaction.host import stream_of
 from pipeline.reaction.interface import RowStage
 from pipeline.reaction.line_tracks import FollowCrystalLines, FollowOrderLines
 from pipeline.reaction.registry import row_stages_for
@@ -328,8 +329,14 @@ def test_what_is_followed_follows_from_config_and_streams():
     both = made(("saxs", "waxs"), saxs={"assembly": {}}, waxs={"phases": {}})
     assert both == {**order, "crystal": "waxs/lines"}
     assert made(("saxs",), saxs={"assembly": {}}) == order
+    no_lattice = made(("saxs",), saxs={"assembly": {}, "lattice": None})
+    assert no_lattice == {name: order[name] for name in ("spacing", "order")}
+    no_lines = made(("saxs",), saxs={"assembly": {}, "structure": None})
+    assert no_lines == {"spacing": "assembly/peaks"}
     assert made(("saxs", "waxs")) == {}
     assert made(("saxs", "waxs"), saxs={"assembly": {}}, tracks=None) == {}
+    # A table ends with the stream that its rows are frames of.
+    assert [stream_of(node) for node in both.values()] == ["saxs", "saxs", "saxs", "waxs"]
     for stage in (FollowOrderLines, FollowCrystalLines, SpacingOverTime, CellOverTime):
         assert isinstance(stage(TrackAnalysis()), RowStage)
         for kind in stage.produces:

@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 
 from detectors.sample import Synthesis, crystal, scattering
 from detectors.sample.synthesis import FORMULA_VOLUME_NM3, PER_NM3_PER_MM
+from pipeline.cli.analyse import stages_for
 from pipeline.config import RunConfig
 from pipeline.config.known_phases import KNOWN, known_phase
 from pipeline.config.loader import ConfigError, load_config, parse_config
@@ -509,11 +510,17 @@ def test_columns_of_the_row_fit_a_table():
     assert {"state", "phase_1_name", "phase_6_strain_err", "confounded"} <= set(names)
 
 
-def test_configs_name_the_phases():
+def test_the_stream_has_the_stage_with_the_measured_solvent():
     config = load_config(REPOSITORY / "configs" / "cs_dopa_waxs.yaml")
-    assert config.waxs.phases is not None
-    assert config.waxs.phases.phases[0].name == "CsPbBr3_Pbnm"
-    assert RunConfig().waxs.phases is None
+    reduction, stage = stages_for("waxs", config)
+    assert isinstance(reduction, ReduceWaxs)
+    assert isinstance(stage, FitPhases)
+    # What the file holds is the simulator's solvent, with the capillary's flat scattering.
+    q, solvent = stage._background
+    inside = (q > 8.0) & (q < 40.0)
+    beyond = solvent[inside] - solvent_per_cm(q[inside])
+    assert beyond.std() < 1e-3 * solvent[inside].mean()
+    assert [stage.name for stage in stages_for("waxs", RunConfig())] == ["reduce_waxs"]
 
 
 # --- a film that somebody heated ---------------------------------------------------------------
@@ -558,3 +565,25 @@ def test_the_heated_film_loses_one_phase_and_gains_another(data_dir):
     edges = [frame["FAPbI3_alpha"].a_nm for frame in phases]
     assert edges[-1] > edges[0] + 0.008
     assert phases[-1]["PbI2"].c_nm == pytest.approx(0.6979, rel=0.003)
+
+
+@pytest.mark.real_data
+def test_polymer_films_are_semicrystalline_or_amorphous(data_dir):
+    """Runs 5 and 8 have 110 and 200 of polyethylene, at 1.52 and 1.69 1/A; run 10 has a halo."""
+    config = load_config(REPOSITORY / "configs" / "ssrl_swaxs.yaml")
+    source = open_recording(data_dir / "ssrl_bl1-5_swaxs_2d", config.replay).streams["waxs"]
+    reduction = ReduceWaxs(config.waxs.reduce)
+    reduction.reset(RunStart("films", source.start))
+    stage = FitPhases(config.waxs.phases)
+    rows = [analyse(stage, curve) for frame in source.read() for curve in reduction.process(frame)]
+    assert [row.state for row, _, _ in rows] == ["crystalline", "crystalline", "amorphous"]
+    for row, present, lines in rows[:2]:
+        phase = present["polyethylene"]
+        assert [line.q_per_nm for line in lines] == pytest.approx([15.2, 16.9], abs=0.05)
+        # At room temperature; the cell varies with branching by a percent.
+        assert phase.a_nm == pytest.approx(0.740, rel=0.01)
+        assert phase.b_nm == pytest.approx(0.493, rel=0.01)
+        assert math.isnan(phase.c_nm)
+        assert 0.15 < row.crystalline_fraction < 0.35
+        assert row.fraction_kind == "scattering"
+    assert rows[2][2] == []

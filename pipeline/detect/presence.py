@@ -39,7 +39,7 @@ NOTHING, STRONGEST = 0, STEPS.size
 """What a frame may show: nothing, or what is seen up to the first step but one, and so on."""
 STRENGTHS = np.array([-math.inf, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.5, 5.0])
 """True significance less the level, of what may be there without a change; the first is nothing."""
-SEEN_SHARES = (0.5, 0.65, 0.8, 0.9)
+SEEN_SHARES = (0.65, 0.8, 0.9)
 SEEN_STRENGTHS = (2.0, 5.0)
 """What may be there without a change, too: lines of these strengths that are found in these shares
 of all frames only. Smaller shares would be as good a null, but with them some thirty frames

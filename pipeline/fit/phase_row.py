@@ -10,7 +10,8 @@ import numpy as np
 from pipeline.config.phases import PhasesAnalysis
 from pipeline.fit.phase_problem import PhasePlan
 from pipeline.fit.phase_search import Chosen, Points
-from pipeline.kernels.powder import SEARCHED, STRAIN, WIDTH, fit_covariance, line_place
+from pipeline.kernels.powder import SEARCHED, STRAIN, WIDTH, line_place
+from pipeline.kernels.powder_fit import fit_covariance
 from pipeline.kernels.residual_tests import describes, residual_verdict
 from pipeline.messages import Line, Phase, PhasesRow, WaxsCurve, WaxsPhases
 from pipeline.messages.waxs import MOST_PHASES
@@ -160,7 +161,7 @@ def _phase(
     share: tuple[float, float],
 ) -> Phase:
     """One phase that is present."""
-    at, lines = chosen.fit.at[p], plan.reflections[p]
+    at, lines = chosen.fit.at[p].tolist(), plan.reflections[p]
     edges: list[float] = []
     for edge, tie in zip(lines.edges_nm, plan.powder.ties[p].tolist(), strict=True):
         err = errors.of(p, tie)
@@ -187,7 +188,7 @@ def _phase(
         c_nm_err=edges[5],
         size_nm=size,
         size_nm_err=size * width_err / at[WIDTH] if seen else math.nan,
-        strain=float(at[STRAIN]) if strain_err > 0.0 else math.nan,
+        strain=at[STRAIN] if strain_err > 0.0 else math.nan,
         strain_err=strain_err,
     )
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.fit.phase_problem import PhasePlan
 from pipeline.kernels.order import noise_level, orthonormal, project_out, scan
-from pipeline.kernels.powder import SEARCHED, WIDTH, fill_jacobian, fit_covariance, fit_phases
+from pipeline.kernels.powder import SEARCHED, WIDTH
+from pipeline.kernels.powder_fit import columns_of, fill_jacobian, fit_covariance, fit_phases
 from pipeline.kernels.significance import scan_significance
 
 RIVAL = 0.25
@@ -40,7 +41,7 @@ class Points:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhaseFit:
-    """The fit of one set of phases at its minimum; see `pipeline.kernels.powder.fit_phases`."""
+    """The fit of one set of phases at its minimum; see `pipeline.kernels.powder_fit.fit_phases`."""
 
     present: np.ndarray
     at: np.ndarray
@@ -54,15 +55,15 @@ class PhaseFit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gains:
-    """What each phase would add to a fit: score of its best template and where that is.
+    """What each phase would add to a fit, by its templates.
 
-    ``gain`` (phases,) is the fall of chi-square that is to be expected; ``best`` and ``lengths``
-    are the highest score of all and the lengths of all paths, for its significance.
+    ``gain`` (phases,) is the fall of the criterion that is to be expected, ``start`` (phases, 5)
+    where; ``best`` and ``lengths`` are the highest score of all and the lengths of all paths, for
+    its significance.
     """
 
     gain: np.ndarray
     start: np.ndarray
-    columns: np.ndarray
     best: float
     lengths: list[float]
 
@@ -107,12 +108,7 @@ def measure_gains(plan: PhasePlan, points: Points, fit: PhaseFit) -> Gains:
     powder = plan.powder
     phases = len(plan.reflections)
     lines = np.empty((SEARCHED * phases, points.weight.size))
-    many = plan.nuisances.shape[0]
-    starts = np.full(phases, -1, np.int64)
-    place = many
-    for p in np.flatnonzero(fit.present).tolist():
-        starts[p] = place
-        place += int(powder.first_column[p + 1] - powder.first_column[p])
+    starts, _ = columns_of(powder, fit.present, plan.nuisances.shape[0])
     count = fill_jacobian(
         powder, fit.present, starts, fit.at, points.weight, fit.amplitudes, lines,
         np.empty((SEARCHED * phases, 2), np.int64),
@@ -121,33 +117,31 @@ def measure_gains(plan: PhasePlan, points: Points, fit: PhaseFit) -> Gains:
     basis = np.empty_like(columns)
     basis = basis[: orthonormal(columns, basis)]
     residual = project_out(points.whitened, basis)
-    gain, start = np.zeros(phases), fit.at.copy()
-    used = np.zeros(phases, np.int64)
     best, lengths = -math.inf, []
-    sums: dict[tuple[int, float], np.ndarray] = {}
-    counts: dict[tuple[int, float], np.ndarray] = {}
-    stretches: dict[tuple[int, float], np.ndarray] = {}
+    scores_of: dict[tuple[int, float], list[np.ndarray]] = {}
+    stretches_of: dict[tuple[int, float], np.ndarray] = {}
     for each in plan.scans:
         if fit.present[each.phase]:
             continue
         scores = np.empty(each.stretches.size)
         length = scan(residual, points.weight, basis, each.templates, each.supports, 0.0, scores)
+        lengths.append(scan(residual, points.weight, basis, each.templates, 0.0, scores))
         best = max(best, float(scores.max()))
-        lengths.append(length)
         key = (each.phase, each.width_per_nm)
-        above = np.where(scores > 0.0, scores, 0.0) ** 2
-        sums[key] = sums.get(key, 0.0) + above
-        counts[key] = counts.get(key, 0) + (scores > 1.0)
-        stretches[key] = each.stretches
-    # The whole gain of a free phase is the sum over its lines, each less what chance gives it.
-    for (p, width), total in sums.items():
-        worth = total - counts[p, width] * math.log(points.weight.size)
+        scores_of.setdefault(key, []).append(scores)
+        stretches_of[key] = each.stretches
+    gain, start = np.zeros(phases), fit.at.copy()
+    each_costs = math.log(points.weight.size)
+    for (p, width), scores in scores_of.items():
+        # Of a phase with free heights the gains of its lines add up, each less what it costs.
+        table = np.maximum(np.array(scores), 0.0)
+        worth = (table**2 - each_costs * (table > 1.0)).sum(axis=0)
         j = int(np.argmax(worth))
-        if total[j] > 0.0 and (used[p] == 0 or worth[j] > gain[p]):
-            gain[p], used[p] = worth[j], 1
-            start[p, :WIDTH] = stretches[p, width][j]
+        if worth[j] > gain[p]:
+            gain[p] = worth[j]
+            start[p, :WIDTH] = stretches_of[p, width][j]
             start[p, WIDTH] = width
-    return Gains(gain=gain, start=start, columns=used, best=best, lengths=lengths)
+    return Gains(gain=gain, start=start, best=best, lengths=lengths)
 
 
 def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chosen:

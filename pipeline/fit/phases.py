@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -152,7 +153,10 @@ class FitPhases:
 def warm_up() -> None:
     """Compile (or load from disk) every kernel of this stage, by fitting one small curve."""
     q = np.linspace(8.0, 24.0, 120)
-    intensity = 10.0 + np.exp(-(((q - 15.2) / 0.4) ** 2)) + 3.0 * np.exp(-(((q - 21.5) / 0.4) ** 2))
+    noise = 0.01 * np.sin(7.0 * np.arange(q.size))
+    intensity = (
+        10.0 + noise + np.exp(-(((q - 15.2) / 0.4) ** 2)) + 3.0 * np.exp(-(((q - 21.5) / 0.4) ** 2))
+    )
     settings = PhasesAnalysis.model_validate(
         {
             "phases": ["CsPbBr3_Pbnm", "PbBr2"],
@@ -170,3 +174,5 @@ def warm_up() -> None:
         absolute=False,
     )
     stage.process(curve)
+    # Errors out of the curve's own scatter have a kernel too.
+    stage.process(replace(curve, sigma=np.full(q.size, np.nan)))

@@ -21,6 +21,8 @@ POLL_S = 0.25
 OPEN_TIMEOUT_S = 2.0
 # The ends of a run's tables are looked for this often.
 END_PERIOD_S = 1.0
+FRAMES_OF = {"assembly": "saxs"}
+"""By container: the stream whose frames its tables' rows are, where that has another name."""
 
 
 class ReactionHost:
@@ -179,7 +181,7 @@ class ReactionHost:
             return []
         # Written when the stream's rows are all durable, the number of them beside it.
         ended = metadata.get("ended", {})
-        done = [n for n in self._open_nodes if _stream(n) in ended and self._is_read(n, ended)]
+        done = [n for n in self._open_nodes if stream_of(n) in ended and self._is_read(n, ended)]
         self._open_nodes.difference_update(done)
         return sorted(done)
 
@@ -189,7 +191,7 @@ class ReactionHost:
         if taken == 0 and not self._exists(node):
             log.warning("%s: there is no such table in run %s", node, self._run)
             return True
-        return taken >= ended[_stream(node)]
+        return taken >= ended[stream_of(node)]
 
     def _exists(self, node: str) -> bool:
         try:
@@ -207,6 +209,7 @@ class ReactionHost:
         return True
 
 
-def _stream(node: str) -> str:
+def stream_of(node: str) -> str:
     """The stream whose frames a table's rows are."""
-    return node.split("/")[0]
+    container = node.split("/")[0]
+    return FRAMES_OF.get(container, container)

@@ -49,13 +49,16 @@ def _followed(
     config: RunConfig, settings: TrackAnalysis, streams: Sequence[str]
 ) -> Iterator[RowStage]:
     """Stages of what order and crystals are followed by."""
-    if config.saxs.assembly is not None and config.saxs.fit is not None and "saxs" in streams:
+    saxs = config.saxs
+    if saxs.assembly is not None and saxs.fit is not None and "saxs" in streams:
         from pipeline.reaction.contraction import CellOverTime, SpacingOverTime
         from pipeline.reaction.line_tracks import FollowOrderLines
 
         yield SpacingOverTime(settings)
-        yield FollowOrderLines(settings)
-        yield CellOverTime(settings)
+        if saxs.structure is not None:
+            yield FollowOrderLines(settings)
+            if saxs.lattice is not None:
+                yield CellOverTime(settings)
     if config.waxs.phases is not None and "waxs" in streams:
         from pipeline.reaction.line_tracks import FollowCrystalLines
 
