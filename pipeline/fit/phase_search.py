@@ -160,8 +160,7 @@ def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chose
     noise = _noise(fit, points)
     z = scan_significance(first.best / noise, first.lengths) if first is not None else math.nan
     if not z >= report_sigma:
-        probability = np.zeros(phases)
-        return Chosen(empty, z, _noise(empty, points), probability, ())
+        return Chosen(empty, z, _noise(empty, points), np.zeros(phases), ())
     fit, swaps = _exchange(plan, points, fit, first, ~unseen, tried)
     costs = np.array([_cost(each, fit, points) for each in tried])
     weights = np.exp(-0.5 * (costs - costs.min()))
@@ -184,7 +183,7 @@ def _grow(
     while True:
         promise = np.where(hopeful & ~fit.present, gains.gain, 0.0)
         p = int(np.argmax(promise))
-        if not promise[p] > 0.0:
+        if not promise[p] > SIMPLER:
             return fit
         further = _with(plan, points, fit, gains, p)
         hopeful[p] = False

@@ -59,8 +59,9 @@ class PhasesRow(RowResult):
 
     ``crystalline_fraction`` is what is crystalline over that and the amorphous, of the kind that
     ``fraction_kind`` says: ``volume``, where atoms are known for all that is there, else
-    ``scattering``, of q^2 I over the window. ``crystal_volume_fraction`` is that in the beam; NaN
-    unless the curve is in 1/cm and atoms are known.
+    ``scattering``, of q^2 I over the window. It is 0, without an error, in an amorphous
+    frame: how much could hide there depends on its size. ``crystal_volume_fraction`` is that in the
+    beam; NaN unless the curve is in 1/cm and atoms are known.
 
     ``confounded`` names phases, separated by commas, that the curve cannot tell apart; it is ""
     where there are none. ``describes`` is 1 if the residuals are chance or their misfit is small.
