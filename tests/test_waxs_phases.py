@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 
 from detectors.sample import Synthesis, crystal, scattering
 from detectors.sample.synthesis import FORMULA_VOLUME_NM3, PER_NM3_PER_MM
+from pipeline.cli import config_files
 from pipeline.cli.analyse import stages_for
 from pipeline.config import RunConfig
 from pipeline.config.known_phases import KNOWN, known_phase
@@ -223,6 +224,16 @@ def test_phases_that_make_no_sense_are_named(tmp_path):
     (tmp_path / "no.cif").write_text("data_x\n_cell_length_a 3\n")
     with pytest.raises(ValueError, match="no cell"):
         reflections_of(CrystalPhase(name="x", cif=str(tmp_path / "no.cif")), 20.0)
+
+
+def test_a_check_of_the_config_finds_what_a_run_would_stumble_over(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "waxs: {phases: {phases: [{name: x, cif: gone.cif}], background_file: gone.dat}}"
+    )
+    first, second = config_files.problems(load_config(tmp_path / "run.yaml"))
+    assert first.startswith("waxs.phases.phases: phase x: ")
+    assert "gone.cif is no CIF of a crystal" in first
+    assert "gone.dat: expected a background curve, got no such file" in second
 
 
 # --- kernels ---------------------------------------------------------------------------------

@@ -34,7 +34,10 @@ heights: wider ones merge into a curve of any shape. Cs4PbBr6 is found from 10 n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
-    """Patterns of one column of a phase at one size, along the stretch of its cell (j, n)."""
+    """Patterns of the columns of a phase at one size, along the stretch of its cell.
+
+    ``templates`` is (columns, stretches, n).
+    """
 
     phase: int
     width_per_nm: float
@@ -304,4 +307,5 @@ def _scans(settings: PhasesAnalysis, powder: Powder, q: np.ndarray) -> tuple[Sca
                 supports = np.empty((stretches.size, 2), np.int64)
                 supports_of(column, supports)
                 scans.append(Scan(p, width, stretches, column.copy(), supports))
+            scans.append(Scan(p, width, stretches, templates))
     return tuple(scans)

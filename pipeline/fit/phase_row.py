@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.config.phases import PhasesAnalysis
 from pipeline.fit.phase_problem import PhasePlan
-from pipeline.fit.phase_search import Chosen, Points
+from pipeline.fit.phase_search import Chosen, PhaseFit, Points
 from pipeline.kernels.powder import SEARCHED, STRAIN, WIDTH, line_place
 from pipeline.kernels.powder_fit import fit_covariance
 from pipeline.kernels.residual_tests import describes, residual_verdict
@@ -26,8 +26,7 @@ SLOTS = tuple(Phase(name="") for _ in range(MOST_PHASES))
 class Errors:
     """Covariance of a fit's amplitudes and of what was searched."""
 
-    def __init__(self, plan: PhasePlan, points: Points, chosen: Chosen) -> None:
-        fit = chosen.fit
+    def __init__(self, plan: PhasePlan, points: Points, fit: PhaseFit, noise: float) -> None:
         self.amplitudes = fit.amplitudes
         size = fit.amplitudes.size
         most = size + SEARCHED * fit.present.size
@@ -39,7 +38,7 @@ class Errors:
         )  # fmt: skip
         if searched < 0:
             covariance[:] = math.nan
-        covariance *= chosen.noise**2
+        covariance *= noise**2
         self.covariance = covariance[:size, :size]
         self._variances = {
             (int(p), int(which)): float(covariance[size + i, size + i])
@@ -75,8 +74,8 @@ def make_row(
 ) -> PhasesRow:
     """The row of one frame."""
     fit = chosen.fit
-    errors = Errors(plan, points, chosen)
-    parts, volume = _parts(plan, chosen)
+    errors = Errors(plan, points, fit, chosen.noise)
+    parts, volume = _parts(plan, fit)
     kind = "volume" if volume else "scattering"
     crystals = parts[:-1].sum(axis=0)
     whole = crystals + parts[-1]
@@ -131,12 +130,11 @@ def make_row(
     )
 
 
-def _parts(plan: PhasePlan, chosen: Chosen) -> tuple[np.ndarray, bool]:
+def _parts(plan: PhasePlan, fit: PhaseFit) -> tuple[np.ndarray, bool]:
     """What each amplitude counts for in each phase (phases + 1, k), the amorphous last.
 
     In volume, if all amplitudes that are not zero are volume fractions; else in q^2 I.
     """
-    fit = chosen.fit
     many = plan.nuisances.shape[0]
     powder = plan.powder
     parts = np.zeros((fit.present.size + 1, fit.amplitudes.size))
@@ -196,26 +194,23 @@ def _phase(
 def _unexplained(plan: PhasePlan, chosen: Chosen, lines: tuple[Line, ...]) -> list[Line]:
     """Lines further than half their width from every line of the phases present."""
     fit, powder = chosen.fit, plan.powder
-    places = [
-        line_place(powder, line, p, fit.at)[0]
-        for p in np.flatnonzero(fit.present).tolist()
-        for line in range(int(powder.first_line[p]), int(powder.first_line[p + 1]))
-    ]
-    widths = [
-        math.hypot(float(fit.at[p, WIDTH]), float(np.median(powder.instrument_per_nm)))
-        for p in np.flatnonzero(fit.present).tolist()
-    ]
-    own = max(widths, default=0.0)
-    return [
-        line
-        for line in lines
-        if all(
-            abs(line.q_per_nm - place)
-            > 0.5 * max(own, np.nan_to_num(line.fwhm_per_nm))
-            + 3.0 * np.nan_to_num(line.q_per_nm_err)
-            for place in places
-        )
-    ]
+    present = np.flatnonzero(fit.present).tolist()
+    places = np.array(
+        [
+            line_place(powder, line, p, fit.at)[0]
+            for p in present
+            for line in range(int(powder.first_line[p]), int(powder.first_line[p + 1]))
+        ]
+    )
+    instrument = float(np.median(powder.instrument_per_nm))
+    own = max((math.hypot(fit.at[p, WIDTH], instrument) for p in present), default=0.0)
+    found = []
+    for line in lines:
+        width = own if math.isnan(line.fwhm_per_nm) else max(own, line.fwhm_per_nm)
+        doubt = 0.0 if math.isnan(line.q_per_nm_err) else 3.0 * line.q_per_nm_err
+        if not (np.abs(places - line.q_per_nm) <= 0.5 * width + doubt).any():
+            found.append(line)
+    return found
 
 
 def _verdict(

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.fit.phase_problem import PhasePlan
-from pipeline.kernels.order import noise_level, orthonormal, project_out, scan
+from pipeline.kernels.order import noise_level, orthonormal, project_out
 from pipeline.kernels.powder import SEARCHED, WIDTH
-from pipeline.kernels.powder_fit import columns_of, fill_jacobian, fit_covariance, fit_phases
+from pipeline.kernels.powder_fit import (
+    columns_of,
+    fill_jacobian,
+    fit_covariance,
+    fit_phases,
+    scan_columns,
+)
 from pipeline.kernels.significance import scan_significance
 
 RIVAL = 0.25
@@ -19,6 +25,9 @@ TOLD_APART = 0.05
 """Probability of a rival in a phase's place below which the two are told apart."""
 SIMPLER = 6.0
 """Fall of the criterion below which a further phase is not reported: 20 to 1."""
+NEEDLESS = 6
+"""Further free heights by which a rival cannot win where only noise is left: they cost 6 ln(n), 39
+for 600 points, and noise pays 6 +- 3.5 for them."""
 SEEN = 4.0
 """Standard errors of a free height from which its line is seen."""
 LEAST_SHOWN = 1 / 3
@@ -132,15 +141,22 @@ def measure_gains(plan: PhasePlan, points: Points, fit: PhaseFit) -> Gains:
         stretches_of[key] = each.stretches
     gain, start = np.zeros(phases), fit.at.copy()
     each_costs = math.log(points.weight.size)
-    for (p, width), scores in scores_of.items():
+    for each in plan.scans:
+        p, columns = each.phase, each.templates.shape[0]
+        if fit.present[p] or columns == 0:
+            continue
+        scores, own = np.empty((columns, each.stretches.size)), np.empty(columns)
+        scan_columns(residual, points.weight, basis, each.templates, scores, own)
+        best = max(best, float(scores.max()))
+        lengths += own.tolist()
         # Of a phase with free heights the gains of its lines add up, each less what it costs.
-        table = np.maximum(np.array(scores), 0.0)
-        worth = (table**2 - each_costs * (table > 1.0)).sum(axis=0)
+        above = np.maximum(scores, 0.0)
+        worth = (above**2 - each_costs * (above > 1.0)).sum(axis=0)
         j = int(np.argmax(worth))
         if worth[j] > gain[p]:
             gain[p] = worth[j]
-            start[p, :WIDTH] = stretches_of[p, width][j]
-            start[p, WIDTH] = width
+            start[p, :WIDTH] = each.stretches[j]
+            start[p, WIDTH] = each.width_per_nm
     return Gains(gain=gain, start=start, best=best, lengths=lengths)
 
 
@@ -161,8 +177,7 @@ def choose_phases(plan: PhasePlan, points: Points, report_sigma: float) -> Chose
     noise = _noise(fit, points)
     z = scan_significance(first.best / noise, first.lengths) if first is not None else math.nan
     if not z >= report_sigma:
-        probability = np.zeros(phases)
-        return Chosen(empty, z, _noise(empty, points), probability, ())
+        return Chosen(empty, z, _noise(empty, points), np.zeros(phases), ())
     fit, swaps = _exchange(plan, points, fit, first, ~unseen, tried)
     costs = np.array([_cost(each, fit, points) for each in tried])
     weights = np.exp(-0.5 * (costs - costs.min()))
@@ -185,7 +200,7 @@ def _grow(
     while True:
         promise = np.where(hopeful & ~fit.present, gains.gain, 0.0)
         p = int(np.argmax(promise))
-        if not promise[p] > 0.0:
+        if not promise[p] > SIMPLER:
             return fit
         further = _with(plan, points, fit, gains, p)
         hopeful[p] = False
@@ -259,10 +274,14 @@ def _exchange(
     """The set or one of its exchanges, whichever is reported; all exchanges."""
     assert first is not None
     swaps: list[tuple[int, int, PhaseFit]] = []
+    columns = np.diff(plan.powder.first_column)
+    noise_only = _leaves_noise(fit, points)
     for p in np.flatnonzero(fit.present).tolist():
         without = fit.present.copy()
         without[p] = False
         for other in np.flatnonzero(hopeful & ~fit.present).tolist():
+            if noise_only and columns[other] >= columns[p] + NEEDLESS:
+                continue
             if first.gain[other] > RIVAL * first.gain[p] > 0.0:
                 present, at = without.copy(), fit.at.copy()
                 present[other], at[other] = True, first.start[other]
@@ -278,6 +297,13 @@ def _exchange(
     best = min(kept, key=lambda each: np.flatnonzero(each.present).tolist())
     # The exchange that is reported has that which it replaces for a rival.
     return best, [(p, other, fit if swap is best else swap) for p, other, swap in swaps]
+
+
+def _leaves_noise(fit: PhaseFit, points: Points) -> bool:
+    """Whether chi-square is within three of its standard deviations of what noise has."""
+    n = int(np.count_nonzero(points.weight))
+    freedom = max(n - fit.parameters - fit.columns.shape[0], 1)
+    return bool(fit.chi2 < freedom + 3.0 * math.sqrt(2.0 * freedom))
 
 
 def _cost(fit: PhaseFit, fullest: PhaseFit, points: Points) -> float:

@@ -12,6 +12,7 @@ from numba import njit
 
 from pipeline.kernels.amplitudes import solve_active_set, solve_subset
 from pipeline.kernels.linear import dot
+from pipeline.kernels.order import scan
 from pipeline.kernels.powder import SEARCHED, WIDTH, fill_patterns, fill_slopes
 
 MAX_STEPS = 25
@@ -286,3 +287,20 @@ def _own_columns(powder, present):
         if present[p]:
             count += powder.first_column[p + 1] - powder.first_column[p]
     return count
+
+
+@njit(cache=True, nogil=True)
+def scan_columns(residual_w, weight, basis, templates, scores, lengths):
+    """`pipeline.kernels.order.scan` of each column of a phase.
+
+    Parameters
+    ----------
+    residual_w, weight, basis
+        See there; (n,), (n,), (k, n).
+    templates
+        (columns, stretches, n).
+    scores, lengths
+        (columns, stretches) and (columns,), overwritten.
+    """
+    for c in range(templates.shape[0]):
+        lengths[c] = scan(residual_w, weight, basis, templates[c], 0.0, scores[c])

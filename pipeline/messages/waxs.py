@@ -53,14 +53,16 @@ class PhasesRow(RowResult):
     """Phases of one frame: columns ``phase_1_name`` and so on as in `Phase`.
 
     Slot n is the n-th phase of the config in every frame; slots that it leaves over are "" and
-    NaN. ``state`` is ``crystalline`` (lines are there), ``amorphous`` (the broad scattering of the
-    phases' atoms without their lines) or ``none`` (neither can be told from the background).
+    NaN. ``state`` is ``crystalline`` (a phase is there), ``unindexed`` (none is, but lines are),
+    ``amorphous`` (the broad scattering of the phases' atoms without lines) or ``none`` (nothing is
+    told from the background). Where ``confounded``, the first such phase of the config is reported.
     ``crystalline_z`` is the significance of crystals in standard deviations of a frame without.
 
     ``crystalline_fraction`` is what is crystalline over that and the amorphous, of the kind that
     ``fraction_kind`` says: ``volume``, where atoms are known for all that is there, else
-    ``scattering``, of q^2 I over the window. ``crystal_volume_fraction`` is that in the beam; NaN
-    unless the curve is in 1/cm and atoms are known.
+    ``scattering``, of q^2 I over the window. It is 0, without an error, in an
+    amorphous frame: how much could hide there depends on its size. ``crystal_volume_fraction`` is
+    that in the beam; NaN unless the curve is in 1/cm and atoms are known.
 
     ``confounded`` names phases, separated by commas, that the curve cannot tell apart; it is ""
     where there are none. ``describes`` is 1 if the residuals are chance or their misfit is small.
