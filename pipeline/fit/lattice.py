@@ -14,6 +14,7 @@ from pipeline.fit.lattice_evidence import (
     Cell,
     LinesIn,
     candidates,
+    certain,
     cube_nm3,
     lines_in,
     own_lines,
@@ -123,7 +124,7 @@ def _told(
     highest = max(probabilities, default=0.0)
     if highest < none:
         return columns | {"probability": none}
-    best = found[probabilities.index(highest)]
+    best = certain(found[probabilities.index(highest)], lines)
     name = best.lattice.name
     if highest >= settings.level:
         columns["lattice"] = "" if name == "stack" else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +41,11 @@ DIFFUSE_SCATTER = 1.0
 """Likewise of other lines: halos, feet of strong lines, residues of the form factor."""
 DIFFUSE = -2.0
 """Log odds by its width below which a line is diffuse."""
+AT_ITS_PLACE = 2.5
+"""Standard errors by which a line that proves a second phase may be off."""
+WELL_PLACED = 0.006
+"""Share of q that such a line's error may be: lines of the two phases are 5 % apart and more, and
+a line that may lie in half the gap proves nothing."""
 GAUSSIAN_AREA = math.sqrt(math.pi / (4.0 * math.log(2.0)))
 """Area of a Gaussian over height x fwhm."""
 GAUSSIAN_SQUARE = math.sqrt(math.pi / (8.0 * math.log(2.0)))
@@ -222,20 +227,32 @@ def candidates(
     return cells, [odd / total for odd in odds], none / total
 
 
+def certain(cell: Cell, lines: LinesIn) -> Cell:
+    """The cell with its covariance widened where lines are further off than their errors say."""
+    z2 = float(np.nansum(((lines.q_per_nm - cell.indexed_q_per_nm) / lines.error_per_nm) ** 2))
+    spare = int(np.count_nonzero(np.isfinite(cell.indexed_q_per_nm))) - cell.lattice.free
+    return replace(cell, covariance=max(1.0, z2 / spare) * cell.covariance)
+
+
 def own_lines(
     mixture: Cell, lines: LinesIn
 ) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """Lines of fcc alone, and of hcp alone, with the weight of their reflections in their phase.
 
-    Diffuse ones are of neither: the feet of strong lines lie where hcp's are.
+    Diffuse ones and those that are a little off are of neither: the feet of strong lines lie where
+    the other phase's are.
     """
     lattice, *weights = fcc_with_hcp()
     places = 2.0 * math.pi * np.sqrt(lattice.forms[:, 0] * mixture.squares[0])
     own: tuple[list[tuple[int, float]], list[tuple[int, float]]] = ([], [])
-    for line, q in enumerate(mixture.indexed_q_per_nm.tolist()):
+    off = np.abs(lines.q_per_nm - mixture.indexed_q_per_nm)
+    sharp = (off < AT_ITS_PLACE * lines.error_per_nm) & (lines.width_gain > DIFFUSE)
+    sharp &= lines.error_per_nm < WELL_PLACED * lines.q_per_nm
+    for line in np.flatnonzero(sharp).tolist():
+        q = mixture.indexed_q_per_nm[line]
         near = np.abs(places - q) < 1e-3 * q
         of_each = [float(weight[near].sum()) for weight in weights]
-        if (of_each[0] > 0) != (of_each[1] > 0) and lines.width_gain[line] > DIFFUSE:
+        if (of_each[0] > 0) != (of_each[1] > 0):
             phase = 0 if of_each[0] > 0 else 1
             own[phase].append((line, of_each[phase]))
     return own
@@ -311,15 +328,12 @@ def _best(
     top = float(evidence[s, t])
     if top == -math.inf:
         return None
-    total = float(np.exp(evidence - top).sum()) / len(weights)
+    total = sum(math.exp(each - top) for each in evidence.ravel().tolist()) / len(weights)
     prior = math.log(math.log(high / low) * lattice.shape_volume)
-    spare = int(counts[s, t, 0]) - lattice.free
-    z2 = np.nansum(((lines.q_per_nm - indexed[s, t]) / lines.error_per_nm) ** 2)
     return Cell(
         lattice=lattice,
         squares=cells[s, t],
-        # Lines further off than their errors say make the cell less certain, not more.
-        covariance=max(1.0, float(z2) / spare) * covariances[s, t],
+        covariance=covariances[s, t],
         indexed_q_per_nm=indexed[s, t],
         lines_absent=int(counts[s, t, 2]),
         predicted=int(counts[s, t, 3]),
