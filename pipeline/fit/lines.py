@@ -46,7 +46,7 @@ class LineSearch:
     instrument_fwhm_per_nm
         Full width of the instrument at each q (n,), or one for all.
     own_fwhm_per_nm
-        Widths of lines that are tried, the instrument's not in it.
+        Widths of lines that are tried, ascending, the instrument's not in it.
     false_alarm
         Probability that noise alone gives a line anywhere in the window.
     least_height
@@ -57,6 +57,8 @@ class LineSearch:
         Most lines.
     window_per_nm
         Ends of the window that the upper half of a line has to lie in; None = the whole axis.
+    ends
+        Whether the curve may rise or fall steeply at the ends of the axis, as at a beamstop.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class LineSearch:
         least_height: float = 0.0,
         most: int = 12,
         window_per_nm: tuple[float, float] | None = None,
+        ends: bool = True,
     ) -> None:
         q = np.ascontiguousarray(q_per_nm, dtype=float)
         self.instrument = np.broadcast_to(np.asarray(instrument_fwhm_per_nm, float), q.shape).copy()
         low, high = window_per_nm or (float(q[0]), float(q[-1]))
         low, high = max(low, float(q[0])), min(high, float(q[-1]))
+        self._ends = _decays_from_ends(q, own_fwhm_per_nm if ends else ())
         self.search = Search(
             grid=make_grid(q, self.instrument, own_fwhm_per_nm, low, high),
             least_fwhm_per_nm=np.maximum(self.instrument, NARROWEST_STEPS * np.gradient(q)),
@@ -101,7 +105,7 @@ class LineSearch:
             What varies slowly (k, n); their amplitudes are free.
         """
         weight = 1.0 / sigma
-        columns = np.ascontiguousarray(nuisances * weight)
+        columns = np.ascontiguousarray(np.vstack([nuisances, self._ends * scale]) * weight)
         basis = np.empty_like(columns)
         basis = basis[: orthonormal(columns, basis)]
         found = find_lines(self.search, data * weight, scale * weight, basis)
@@ -146,6 +150,22 @@ class LineSearch:
             area_err=AREA * _root(area_square),
             sigmas=sigmas,
         )
+
+
+def _decays_from_ends(q: np.ndarray, own_fwhm_per_nm: tuple[float, ...]) -> np.ndarray:
+    """Exponentials from both ends of the window (k, n): what a beamstop or a cut peak does there.
+
+    Half of each width that is tried, and one as long as the widest, are dense enough to make up
+    upturns, shadows and shoulders of any length between them to a few hundredths.
+    """
+    lengths = [0.5 * width for width in own_fwhm_per_nm] + list(own_fwhm_per_nm[-1:])
+    step = float(np.median(np.diff(q)))
+    decays = [
+        np.exp(-distance / max(length, step))
+        for distance in (q - q[0], q[-1] - q)
+        for length in lengths
+    ]
+    return np.array(decays).reshape(-1, q.size)
 
 
 def _root(square: float) -> float:

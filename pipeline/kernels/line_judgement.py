@@ -19,6 +19,7 @@ SATELLITE = 0.1
 """Height of a line within 1.5 widths of a higher one, over its height, at least: in between a
 Gaussian and a Lorentzian of the same width lies up to a tenth of the height."""
 FOOT = 1.5
+HIGHER = 2.0
 LEAST_FRESH = 1e-3
 """A template that keeps less than this of its square beside the lines that there are is one."""
 
@@ -204,3 +205,29 @@ def half_seen(q_per_nm, basis, rows, heights, place_per_nm, residual_w, j):
     b = dot(line[middle:high], residual_w[middle:high])
     more_a, more_b = (bb * a - ab * b) / det, (aa * b - ab * a) / det
     return 1.0 + min(more_a, more_b) / heights[j]
+
+
+@njit(cache=True, nogil=True)
+def is_maximum(q_per_nm, data_w, scale_w, noise, place_per_nm, fwhm_per_nm):
+    """Whether data over scale are higher at a line than a width away on either side.
+
+    Means over half a width are compared; the middle has to be higher by `HIGHER` standard errors
+    than both. What has no points on a side is none.
+    """
+    means, squares = np.zeros(3), np.zeros(3)
+    for side in range(3):
+        centre = place_per_nm + (side - 1) * fwhm_per_nm
+        low = first_from(q_per_nm, centre - 0.25 * fwhm_per_nm)
+        high = first_from(q_per_nm, centre + 0.25 * fwhm_per_nm)
+        weight = 0.0
+        for i in range(low, high):
+            weight += scale_w[i] * scale_w[i]
+            means[side] += scale_w[i] * data_w[i]
+        if weight == 0.0:
+            return False
+        means[side] /= weight
+        squares[side] = noise * noise / weight
+    for side in (0, 2):
+        if means[1] - means[side] < HIGHER * np.sqrt(squares[1] + squares[side]):
+            return False
+    return True

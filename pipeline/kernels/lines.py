@@ -15,10 +15,10 @@ told; so lines are added by that, and those that do not stand out from what all 
 taken away again.
 
 What is no line: a feature that cannot be placed with its upper half inside of the window, or that
-falls to one side only (an upturn or a shadow at the beamstop). It stays in the fit, so that the
-lines do not take it up, and is not reported. Nor is a second line within the same width as a first
-(`SEPARATE`), nor a weak one at the foot of a strong one (`SATELLITE`): real profiles are not quite
-Gaussian, and differ there.
+falls to one side only (an upturn or a shadow at the beamstop), or that is near an end and no
+maximum of the curve. It stays in the fit, so that the lines do not take it up, and is not reported.
+Nor is a second line within the same width as a first (``SEPARATE``), nor a weak one at the foot of
+a strong one (``SATELLITE``): real profiles are not quite Gaussian, and differ there.
 """
 
 import math
@@ -30,6 +30,7 @@ import numpy as np
 from pipeline.kernels.line_judgement import (
     best_further,
     half_seen,
+    is_maximum,
     misplaced,
     roughness,
     score_level,
@@ -50,6 +51,11 @@ SPLIT_SCORE, SPLIT_WIDTH = 2.0, 1.5
 """Two are sought in a line that is so many levels high and so many least widths wide."""
 HALF_SEEN = 0.3
 """Height that each half of a line asks for alone, over the line's, at least."""
+
+
+NEAR_END = 3.0
+"""A line that is nearer to an end of the window than so many of its widths has to be a maximum of
+the curve itself."""
 
 
 class Search(NamedTuple):
@@ -97,6 +103,7 @@ class _Fit:
     ) -> None:
         most, points, rank = search.most, data_w.size, len(basis)
         self.search, self.scale, self.basis = search, scale_w, basis
+        self.whole_data = data_w
         self.data = project_out(data_w, basis)
         self.residual = np.empty(points)
         self.at, self.bounds, self.heights = (
@@ -349,7 +356,11 @@ def _kind(fit: _Fit, j: int) -> int:
         or is_pressed(at, bounds, j, 0, 1.0)
         or is_pressed(at, bounds, j, 1, 1.0)
     )
-    seen = half_seen(
-        fit.search.grid.q_per_nm, fit.basis, fit.rows, fit.heights, at[j, 0], fit.residual, j
-    )
-    return LINE if not outside and seen >= HALF_SEEN else EDGE
+    q, search, (place, width) = fit.search.grid.q_per_nm, fit.search, at[j].tolist()
+    seen = half_seen(q, fit.basis, fit.rows, fit.heights, place, fit.residual, j)
+    if outside or seen < HALF_SEEN:
+        return EDGE
+    near_end = min(place - search.low_per_nm, search.high_per_nm - place) < NEAR_END * width
+    if near_end and not is_maximum(q, fit.whole_data, fit.scale, fit.noise, place, width):
+        return EDGE
+    return LINE
