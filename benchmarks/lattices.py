@@ -217,6 +217,7 @@ def main(rounds: int = 100) -> None:
     rng = np.random.default_rng(11)
     claims: dict[str, Counter[str]] = {}
     seconds, right, claimed, off = [], 0, 0, []
+    probable: list[tuple[float, bool]] = []
     lines_found: dict[str, list[int]] = {}
     for kind in (*KINDS, "noise", "few"):
         claims[kind] = Counter()
@@ -229,6 +230,7 @@ def main(rounds: int = 100) -> None:
             seconds.append(time.perf_counter() - begin)
             verdict = row.lattice or (row.candidate if row.p_stack >= 0.9 else "(none)")
             claims[kind][verdict] += 1
+            probable.append((row.probability, row.candidate == (kind if kind in KINDS else "")))
             if verdict not in ("cannot tell", "(none)"):
                 claimed += 1
                 right += verdict == kind
@@ -238,6 +240,12 @@ def main(rounds: int = 100) -> None:
         told = ", ".join(f"{name} {count}" for name, count in verdicts.most_common())
         print(f"{kind:28} lines {np.median(lines_found[kind]):4.0f}   {told}")
     print(f"claims {claimed}, right {right} ({100 * right / max(claimed, 1):.1f} %)")
+    for low, high in ((0.3, 0.6), (0.6, 0.9), (0.9, 0.99), (0.99, 1.01)):
+        # Of noise the candidate is "", and that is right where p_none is the highest.
+        among = [hit for p, hit in probable if low <= p < high]
+        if among:
+            share = 100 * np.mean(among)
+            print(f"probability {low} to {min(high, 1)}: {share:.0f} % right of {len(among)}")
     print(f"a off by {100 * np.median(off):.2f} % in the middle, {100 * max(off):.2f} % at worst")
     p50, p90, worst = 1e3 * np.percentile(seconds, [50, 90, 100])
     print(f"time a frame {p50:.2f} ms, p90 {p90:.2f} ms, worst {worst:.2f} ms")

@@ -14,7 +14,9 @@ from pipeline.fit.lattice_evidence import (
     Cell,
     LinesIn,
     candidates,
+    certain,
     cube_nm3,
+    is_resolved,
     lines_in,
     own_lines,
     window_of,
@@ -35,6 +37,8 @@ from pipeline.messages import (
 CANNOT_TELL = "cannot tell"
 LEAST_FOR_STRAIN = 3
 """Lines that a straight line of widths against q needs to be more than itself."""
+LEAST_WIDTH_ERROR = 1e-3
+"""Share of a width that its error is at least: no profile is known better."""
 USUAL_SCATTER = 0.5
 """Of ln(area) of a phase's lines about their law."""
 WITHIN = 2.0
@@ -123,7 +127,7 @@ def _told(
     highest = max(probabilities, default=0.0)
     if highest < none:
         return columns | {"probability": none}
-    best = found[probabilities.index(highest)]
+    best = certain(found[probabilities.index(highest)], lines)
     name = best.lattice.name
     if highest >= settings.level:
         columns["lattice"] = "" if name == "stack" else name
@@ -229,9 +233,7 @@ def _share(cell: Cell, lines: LinesIn) -> dict[str, Any]:
 
 def _domains(lines: Sequence[Line], settings: LatticeAnalysis) -> dict[str, Any]:
     """Size of the domains from the first line that is resolved; strain from the widths of all."""
-    resolved = [
-        line for line in lines if line.fwhm_per_nm > 0 and math.isfinite(line.fwhm_per_nm_err)
-    ]
+    resolved = [line for line in lines if is_resolved(line)]
     if not resolved:
         return {}
     first = min(resolved, key=lambda line: line.q_per_nm)
@@ -247,19 +249,19 @@ def _domains(lines: Sequence[Line], settings: LatticeAnalysis) -> dict[str, Any]
 
 def _williamson_hall(lines: Sequence[Line]) -> dict[str, Any]:
     """Straight line fwhm = 2 pi / domain + 2 microstrain q, weighted; errors by its own misfit."""
-    certain = [line for line in lines if line.fwhm_per_nm_err > 0]
-    if len(certain) < LEAST_FOR_STRAIN:
+    if len(lines) < LEAST_FOR_STRAIN:
         return {}
-    q = np.array([line.q_per_nm for line in certain])
-    fwhm = np.array([line.fwhm_per_nm for line in certain])
-    weight = np.array([line.fwhm_per_nm_err for line in certain]) ** -2.0
+    q = np.array([line.q_per_nm for line in lines])
+    fwhm = np.array([line.fwhm_per_nm for line in lines])
+    error = np.array([line.fwhm_per_nm_err for line in lines])
+    weight = np.maximum(error, LEAST_WIDTH_ERROR * fwhm) ** -2.0
     mean_q, mean = np.average(q, weights=weight), np.average(fwhm, weights=weight)
     lever = float(np.sum(weight * (q - mean_q) ** 2))
     if not lever > 0:
         return {}
     slope = float(np.sum(weight * (q - mean_q) * (fwhm - mean))) / lever
     start = float(mean - slope * mean_q)
-    misfit = float(np.sum(weight * (fwhm - start - slope * q) ** 2)) / (len(certain) - 2)
+    misfit = float(np.sum(weight * (fwhm - start - slope * q) ** 2)) / (len(lines) - 2)
     excess = max(1.0, misfit)
     slope_error = math.sqrt(excess / lever)
     start_error = math.sqrt(excess * (1.0 / float(np.sum(weight)) + mean_q**2 / lever))
@@ -291,4 +293,4 @@ def warm_up() -> None:
     lines = lines_in(found, settings)
     window = window_of(structure, lines, settings)
     if window is not None:
-        candidates(lines, window, core, settings)
+        _told(*candidates(lines, window, core, settings), lines, core, settings)

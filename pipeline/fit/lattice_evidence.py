@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,14 +33,19 @@ LIMITS = 256
 """Points of the grid of the least area that is found."""
 SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
 """Of hcp in a mixture, each as probable as the others."""
-BY_CHANCE = 0.7
-"""Ratio of the geometric law of how many lines there are without a lattice: 2.3 on average."""
+BY_CHANCE = 0.85
+"""Ratio of the geometric law of how many lines there are without a lattice: 5.7 on average."""
 WIDTH_SCATTER = 0.4
 """Of ln(fwhm) of a lattice's lines: strain and faults make some half as wide again."""
 DIFFUSE_SCATTER = 1.0
 """Likewise of other lines: halos, feet of strong lines, residues of the form factor."""
 DIFFUSE = -2.0
 """Log odds by its width below which a line is diffuse."""
+AT_ITS_PLACE = 2.5
+"""Standard errors by which a line that proves a second phase may be off."""
+WELL_PLACED = 0.006
+"""Share of q that such a line's error may be: lines of the two phases are 5 % apart and more, and
+a line that may lie in half the gap proves nothing."""
 GAUSSIAN_AREA = math.sqrt(math.pi / (4.0 * math.log(2.0)))
 """Area of a Gaussian over height x fwhm."""
 GAUSSIAN_SQUARE = math.sqrt(math.pi / (8.0 * math.log(2.0)))
@@ -104,7 +109,7 @@ def lines_in(lines: Sequence[Line], settings: LatticeAnalysis) -> LinesIn:
     kept = [
         line
         for line in lines
-        if line.q_per_nm > 0 and math.isfinite(line.q_per_nm_err) and line.area > 0
+        if 0 <= line.q_per_nm_err < line.q_per_nm < math.inf and 0 < line.area < math.inf
     ]
     kept.sort(key=lambda line: line.q_per_nm)
     end = math.inf
@@ -113,7 +118,7 @@ def lines_in(lines: Sequence[Line], settings: LatticeAnalysis) -> LinesIn:
         kept = kept[:MOST_LINES]
     q = np.array([line.q_per_nm for line in kept])
     own = np.array([line.q_per_nm_err for line in kept])
-    width = np.nan_to_num([line.fwhm_per_nm for line in kept])
+    width = np.array([line.fwhm_per_nm if is_resolved(line) else 0.0 for line in kept])
     area = np.array([line.area for line in kept])
     with np.errstate(invalid="ignore"):
         relative = np.array([line.area_err for line in kept]) / area
@@ -126,18 +131,23 @@ def lines_in(lines: Sequence[Line], settings: LatticeAnalysis) -> LinesIn:
         log_area=np.log(area),
         area_error=np.clip(np.nan_to_num(relative, nan=1.0), 0.0, 1.0),
         width_per_nm=width,
-        width_gain=_width_gain(kept),
+        width_gain=_width_gain(kept, width),
         end_per_nm=end,
     )
 
 
-def _width_gain(lines: Sequence[Line]) -> np.ndarray:
+def is_resolved(line: Line) -> bool:
+    """Whether a line has a width of its own, with an error."""
+    width, error = line.fwhm_per_nm, line.fwhm_per_nm_err
+    return 0 < width < line.q_per_nm < math.inf and 0 <= error < math.inf
+
+
+def _width_gain(lines: Sequence[Line], width: np.ndarray) -> np.ndarray:
     """Of widths, lognormal about their median: narrow for lines of a lattice, wide for others."""
-    width = np.array([line.fwhm_per_nm for line in lines])
-    error = np.array([line.fwhm_per_nm_err for line in lines])
     gain = np.zeros(len(lines))
-    known = (width > 0) & np.isfinite(error)
+    known = width > 0
     if np.count_nonzero(known) > 2:
+        error = np.array([line.fwhm_per_nm_err for line in lines])
         relative = np.minimum(error[known] / width[known], 1.0)
         off = np.log(width[known] / np.median(width[known]))
         own, other = np.hypot(WIDTH_SCATTER, relative), np.hypot(DIFFUSE_SCATTER, relative)
@@ -150,20 +160,21 @@ def window_of(
     structure: StructureFactor, lines: LinesIn, settings: LatticeAnalysis
 ) -> Window | None:
     """The range of S(q) and the least area that is found along it; None where there is no S(q)."""
-    usable = np.isfinite(structure.structure_factor) & (structure.sigma > 0)
+    usable = np.isfinite(structure.structure_factor) & np.isfinite(structure.sigma)
+    usable &= structure.sigma > 0
     usable &= structure.q_per_nm <= lines.end_per_nm
     if np.count_nonzero(usable) < 2 or not lines.lines:
         return None
     q, sigma = structure.q_per_nm[usable], structure.sigma[usable]
     step = float(np.median(np.diff(structure.q_per_nm)))
-    widths = [line.fwhm_per_nm for line in lines.lines if line.fwhm_per_nm > 0]
-    width = max(float(np.median(widths)) if widths else 0.0, 2.0 * step)
+    widths = lines.width_per_nm[lines.width_per_nm > 0]
+    width = max(float(np.median(widths)) if widths.size else 0.0, 2.0 * step)
     height = sigma / math.sqrt(GAUSSIAN_SQUARE * width / step)
     # What the finder's own errors say over this: it also has a slope to fit, and more.
     factors = [
         line.height / line.sigmas / float(np.interp(line.q_per_nm, q, height))
         for line in lines.lines
-        if line.sigmas > 0 and line.height > 0
+        if 0 < line.sigmas < math.inf and 0 < line.height < math.inf
     ]
     factor = max(float(np.median(factors)) if factors else 1.0, 1.0)
     height = np.maximum(settings.line_sigma * factor * height, settings.least_height)
@@ -222,20 +233,32 @@ def candidates(
     return cells, [odd / total for odd in odds], none / total
 
 
+def certain(cell: Cell, lines: LinesIn) -> Cell:
+    """The cell with its covariance widened where lines are further off than their errors say."""
+    z2 = float(np.nansum(((lines.q_per_nm - cell.indexed_q_per_nm) / lines.error_per_nm) ** 2))
+    spare = int(np.count_nonzero(np.isfinite(cell.indexed_q_per_nm))) - cell.lattice.free
+    return replace(cell, covariance=max(1.0, z2 / spare) * cell.covariance)
+
+
 def own_lines(
     mixture: Cell, lines: LinesIn
 ) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """Lines of fcc alone, and of hcp alone, with the weight of their reflections in their phase.
 
-    Diffuse ones are of neither: the feet of strong lines lie where hcp's are.
+    Diffuse ones and those that are a little off are of neither: the feet of strong lines lie where
+    the other phase's are.
     """
     lattice, *weights = fcc_with_hcp()
     places = 2.0 * math.pi * np.sqrt(lattice.forms[:, 0] * mixture.squares[0])
     own: tuple[list[tuple[int, float]], list[tuple[int, float]]] = ([], [])
-    for line, q in enumerate(mixture.indexed_q_per_nm.tolist()):
+    off = np.abs(lines.q_per_nm - mixture.indexed_q_per_nm)
+    sharp = (off < AT_ITS_PLACE * lines.error_per_nm) & (lines.width_gain > DIFFUSE)
+    sharp &= lines.error_per_nm < WELL_PLACED * lines.q_per_nm
+    for line in np.flatnonzero(sharp).tolist():
+        q = mixture.indexed_q_per_nm[line]
         near = np.abs(places - q) < 1e-3 * q
         of_each = [float(weight[near].sum()) for weight in weights]
-        if (of_each[0] > 0) != (of_each[1] > 0) and lines.width_gain[line] > DIFFUSE:
+        if (of_each[0] > 0) != (of_each[1] > 0):
             phase = 0 if of_each[0] > 0 else 1
             own[phase].append((line, of_each[phase]))
     return own
@@ -311,15 +334,12 @@ def _best(
     top = float(evidence[s, t])
     if top == -math.inf:
         return None
-    total = float(np.exp(evidence - top).sum()) / len(weights)
+    total = sum(math.exp(each - top) for each in evidence.ravel().tolist()) / len(weights)
     prior = math.log(math.log(high / low) * lattice.shape_volume)
-    spare = int(counts[s, t, 0]) - lattice.free
-    z2 = np.nansum(((lines.q_per_nm - indexed[s, t]) / lines.error_per_nm) ** 2)
     return Cell(
         lattice=lattice,
         squares=cells[s, t],
-        # Lines further off than their errors say make the cell less certain, not more.
-        covariance=max(1.0, float(z2) / spare) * covariances[s, t],
+        covariance=covariances[s, t],
         indexed_q_per_nm=indexed[s, t],
         lines_absent=int(counts[s, t, 2]),
         predicted=int(counts[s, t, 3]),

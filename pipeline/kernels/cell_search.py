@@ -58,7 +58,7 @@ def _promise(
         if place < lowest or place >= top:
             continue
         predicted += 1
-        i = nearest[int(place * scale)]
+        i = nearest[min(int(place * scale), BINS - 1)]
         off = place - square[i]
         distance = off / error[i]
         best[i] = min(best[i], distance * distance)
