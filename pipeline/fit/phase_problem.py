@@ -36,7 +36,8 @@ heights: wider ones merge into a curve of any shape. Cs4PbBr6 is found from 10 n
 class Scan:
     """Patterns of the columns of a phase at one size, along the stretch of its cell.
 
-    ``templates`` is (columns, stretches, n).
+    ``templates`` is (columns, stretches, n), ``supports`` (columns, stretches, 2) where each is
+    not zero.
     """
 
     phase: int
@@ -44,7 +45,6 @@ class Scan:
     stretches: np.ndarray
     templates: np.ndarray
     supports: np.ndarray
-    """Where each template is not zero (j, 2)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,9 +303,8 @@ def _scans(settings: PhasesAnalysis, powder: Powder, q: np.ndarray) -> tuple[Sca
                 out = np.empty((columns, q.size))
                 fill_patterns(powder, p, at, ones, out)
                 templates[:, j] = out
-            for column in templates:
-                supports = np.empty((stretches.size, 2), np.int64)
-                supports_of(column, supports)
-                scans.append(Scan(p, width, stretches, column.copy(), supports))
-            scans.append(Scan(p, width, stretches, templates))
+            supports = np.empty((columns, stretches.size, 2), np.int64)
+            for column, limits in zip(templates, supports, strict=True):
+                supports_of(column, limits)
+            scans.append(Scan(p, width, stretches, templates, supports))
     return tuple(scans)

@@ -127,18 +127,6 @@ def measure_gains(plan: PhasePlan, points: Points, fit: PhaseFit) -> Gains:
     basis = basis[: orthonormal(columns, basis)]
     residual = project_out(points.whitened, basis)
     best, lengths = -math.inf, []
-    scores_of: dict[tuple[int, float], list[np.ndarray]] = {}
-    stretches_of: dict[tuple[int, float], np.ndarray] = {}
-    for each in plan.scans:
-        if fit.present[each.phase]:
-            continue
-        scores = np.empty(each.stretches.size)
-        length = scan(residual, points.weight, basis, each.templates, each.supports, 0.0, scores)
-        lengths.append(scan(residual, points.weight, basis, each.templates, 0.0, scores))
-        best = max(best, float(scores.max()))
-        key = (each.phase, each.width_per_nm)
-        scores_of.setdefault(key, []).append(scores)
-        stretches_of[key] = each.stretches
     gain, start = np.zeros(phases), fit.at.copy()
     each_costs = math.log(points.weight.size)
     for each in plan.scans:
@@ -146,7 +134,7 @@ def measure_gains(plan: PhasePlan, points: Points, fit: PhaseFit) -> Gains:
         if fit.present[p] or columns == 0:
             continue
         scores, own = np.empty((columns, each.stretches.size)), np.empty(columns)
-        scan_columns(residual, points.weight, basis, each.templates, scores, own)
+        scan_columns(residual, points.weight, basis, each.templates, each.supports, scores, own)
         best = max(best, float(scores.max()))
         lengths += own.tolist()
         # Of a phase with free heights the gains of its lines add up, each less what it costs.

@@ -290,17 +290,17 @@ def _own_columns(powder, present):
 
 
 @njit(cache=True, nogil=True)
-def scan_columns(residual_w, weight, basis, templates, scores, lengths):
+def scan_columns(residual_w, weight, basis, templates, supports, scores, lengths):
     """`pipeline.kernels.order.scan` of each column of a phase.
 
     Parameters
     ----------
     residual_w, weight, basis
         See there; (n,), (n,), (k, n).
-    templates
-        (columns, stretches, n).
+    templates, supports
+        (columns, stretches, n), and (columns, stretches, 2) from `supports_of` there.
     scores, lengths
         (columns, stretches) and (columns,), overwritten.
     """
     for c in range(templates.shape[0]):
-        lengths[c] = scan(residual_w, weight, basis, templates[c], 0.0, scores[c])
+        lengths[c] = scan(residual_w, weight, basis, templates[c], supports[c], 0.0, scores[c])
