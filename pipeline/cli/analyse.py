@@ -47,7 +47,7 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
 
             stages.append(ReduceCake(saxs.reduce))
         if saxs.fit is not None:
-            stages.append(FitPopulations(saxs.fit, config.sample, _instrument(saxs.fit)))
+            stages.append(FitPopulations(saxs.fit, config.sample, instrument_curve(saxs.fit)))
         if saxs.invariants is not None:
             from pipeline.fit.invariants import FitInvariants
 
@@ -88,7 +88,7 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
     return stages + [extra_stage(name) for name in extra]
 
 
-def _instrument(fit: PopulationsFit) -> tuple[np.ndarray, np.ndarray] | None:
+def instrument_curve(fit: PopulationsFit) -> tuple[np.ndarray, np.ndarray] | None:
     """q and intensity of the curve whose height is fitted."""
     if fit.instrument_file is None:
         return None
