@@ -12,6 +12,7 @@ from scipy.integrate import quad
 from scipy.spatial.transform import Rotation
 
 from detectors.sample import Synthesis
+from pipeline.access import TiledHttp
 from pipeline.bus.link import LinkSender
 from pipeline.cli import main
 from pipeline.config import RunConfig
@@ -352,6 +353,7 @@ class Stored:
 
     store: StoreProcess
     run: str
+    http: TiledHttp
 
     def shape(self, capsys: pytest.CaptureFixture[str], *arguments: str, run: str = "") -> Done:
         """The command."""
@@ -382,7 +384,7 @@ def frame_results(run: str, frame: int, synthesis: Synthesis) -> FrameResults:
 
 
 @pytest.fixture(scope="module")
-def stored(store: StoreProcess) -> Stored:
+def stored(store: StoreProcess) -> Iterator[Stored]:
     run, synthesis = f"shape-{uuid.uuid4().hex[:8]}", Synthesis("cs_dopa")
     facts = {"streams": ["saxs"], "config": CONFIG.model_dump(mode="json")}
     with LinkSender(store.link) as sender:
@@ -394,7 +396,8 @@ def stored(store: StoreProcess) -> Stored:
         sender.end(StreamEnd("saxs", run, len(MOMENTS_S)))
         sender.document(RunDocument(run, "stop", {"exit_status": "success"}))
         assert sender.flush(30)
-    return Stored(store, run)
+    with store.http() as http:
+        yield Stored(store, run, http)
 
 
 @pytest.mark.slow
@@ -404,7 +407,7 @@ def test_a_late_frame_through_the_store(stored, capsys):
 
     Where the spread is given, as microscopy would, it can.
     """
-    http = stored.store.http()
+    http = stored.http
     done = stored.shape(capsys, "--frames", "1:3", "--repeats", "2", "--degree", "6")
     assert done.code == 0, done.err
     assert "cannot tell" in done.out
@@ -448,7 +451,7 @@ def test_a_late_frame_through_the_store(stored, capsys):
 def test_a_shape_is_replaced_only_when_asked(stored, capsys, monkeypatch):
     quick = ("--frame", "1", "--repeats", "2", "--degree", "2", "--spread", "0.1")
     path = f"{stored.run}/shape/frame_1"
-    http = stored.store.http()
+    http = stored.http
 
     def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -17,6 +17,8 @@ from pipeline.config.sample import Sample
 from pipeline.export import CurveSet, Ledger, Request
 
 if TYPE_CHECKING:
+    from tiled.client.container import Container
+
     from pipeline.shape import CrystalCurve, Shape
 
 POPULATIONS = "saxs/populations"
@@ -130,9 +132,13 @@ def _rows(http: TiledHttp, run: str, frames: Sequence[int]) -> list[dict[str, An
             f"run {run}: {POPULATIONS} has {table.num_rows} rows so far, frame {frames[-1]} is not "
             "fitted yet"
         )
-    rows = [table.slice(frame, 1).to_pylist()[0] for frame in frames]
+    rows = [
+        # A NaN may arrive as a null.
+        {name: np.nan if value is None else value for name, value in row.items()}
+        for row in table.take(list(frames)).to_pylist()
+    ]
     for row in rows:
-        if not np.isfinite(row["nc_diameter_nm"] or np.nan):
+        if not np.isfinite(row["nc_diameter_nm"]):
             raise ShapeError(
                 f"run {run}: saxs frame {row['frame']}: the fit found no crystals in it"
             )
@@ -224,19 +230,34 @@ def store(http: TiledHttp, run: str, measured: Measured, shape: Shape) -> str:
     What an interrupted or an older command left under the same name is taken away first.
     """
     from tiled.client import from_uri
+
+    root = from_uri(http.address.url, api_key=http.address.api_key)
+    try:
+        shapes = _shapes_of(root[run])
+        if measured.key in shapes:
+            shapes.delete_contents(measured.key, recursive=True, external_only=False)
+        _write(shapes, measured, shape)
+    finally:
+        root.context.close()
+    return f"{run}/{SHAPES}/{measured.key}"
+
+
+def _shapes_of(run: Container) -> Container:
+    """The container of a run's shapes; made if it is missing."""
     from tiled.client.utils import ClientError
 
-    root = from_uri(http.address.url, api_key=http.address.api_key)[run]
-    if SHAPES not in root:
+    if SHAPES not in run:
         try:
-            root.create_container(SHAPES)
+            return run.create_container(SHAPES)
         except ClientError as error:
             # Another command made it between the two requests.
             if error.response.status_code != 409:
                 raise
-    shapes = root[SHAPES]
-    if measured.key in shapes:
-        shapes.delete_contents(measured.key, recursive=True, external_only=False)
+    return run[SHAPES]
+
+
+def _write(shapes: Container, measured: Measured, shape: Shape) -> None:
+    """Write all of a shape, or leave nothing of it."""
     container = shapes.create_container(measured.key, metadata=metadata(measured, shape))
     try:
         for key, values in arrays(measured, shape).items():
@@ -245,7 +266,6 @@ def store(http: TiledHttp, run: str, measured: Measured, shape: Shape) -> str:
     except BaseException:
         shapes.delete_contents(measured.key, recursive=True, external_only=False)
         raise
-    return f"{run}/{SHAPES}/{measured.key}"
 
 
 def report(measured: Measured, shape: Shape) -> list[str]:
