@@ -59,6 +59,10 @@ def cube(edge: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda u: 0.5 * edge / np.abs(u).max(axis=0)
 
 
+def cuboctahedron(u: np.ndarray) -> np.ndarray:
+    return 1 / np.maximum(np.abs(u).max(axis=0) / 4.0, np.abs(u).sum(axis=0) / 8.0)
+
+
 def squared(body: str, size: float = 1.0) -> np.ndarray:
     """|F|^2 of a body of the volume of an 8.1 nm sphere, times ``size``: sasmodels, averaged."""
     known = {"sld": 1, "sld_solvent": 0}
@@ -170,6 +174,7 @@ def test_numbers_of_a_spheroid(envelope):
     [
         (cube(6.0), "cube-like", (0.99, 1.0)),
         (lambda u: 4.0 / np.abs(u).sum(axis=0), "angular", (-1.0, -0.75)),
+        (cuboctahedron, "angular", (0.75, 0.85)),
         (spheroid(4.0, 4.0), "sphere-like", (-1.0, 1.0)),
         (spheroid(4.5, 3.0), "flattened", (-1.0, 1.0)),
     ],

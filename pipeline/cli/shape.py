@@ -43,6 +43,7 @@ class Measured:
     sigma_nm: float
     contrast_per_nm2: float | None
     subtracted: bool
+    described: bool
 
     @property
     def key(self) -> str:
@@ -88,16 +89,17 @@ def measure(http: TiledHttp, run: str, request: Request) -> Measured:
         sigma_nm=_mean(rows, "nc_sigma_nm"),
         contrast_per_nm2=sample.contrast_per_nm2 if "sample" in _config(curves.start) else None,
         subtracted=rows is not None,
+        described=all(row["describes"] for row in rows or ()),
     )
 
 
 def _resolution(curves: CurveSet, fit: PopulationsFit) -> np.ndarray:
     """Standard deviation of q in each bin, as the fit took it (n,)."""
     known = curves.q_resolution_per_nm
-    if not fit.smearing or (known is None and fit.q_resolution_per_nm is None):
-        return np.zeros(curves.q_per_nm.size)
-    if fit.q_resolution_per_nm is not None:
+    if fit.smearing and fit.q_resolution_per_nm is not None:
         return np.full(curves.q_per_nm.size, fit.q_resolution_per_nm)
+    if not fit.smearing or known is None:
+        return np.zeros(curves.q_per_nm.size)
     return np.where(np.isfinite(known), known, 0.0)
 
 
@@ -193,6 +195,7 @@ def metadata(measured: Measured, shape: Shape) -> dict[str, Any]:
         "method": "homogeneous body, surface of spherical harmonics; docs/decisions/0019",
         "settings": settings | {"spreads": list(settings["spreads"])},
         "background_subtracted": measured.subtracted,
+        "fit_describes": measured.described,
         "fit_diameter_nm": measured.diameter_nm,
         "fit_sigma_nm": measured.sigma_nm,
         "density_unit": "1/nm^3 excess electrons" if measured.contrast_per_nm2 else "filling",
@@ -313,6 +316,11 @@ def _warnings(measured: Measured, shape: Shape) -> list[str]:
         )
     if shape.spreads[1] == max(shape.settings.spreads) > 0 and len(shape.settings.spreads) > 1:
         said.append("  note: a spread wider than was tried may do as well")
+    if not measured.described:
+        said.append(
+            "  note: the fit does not describe the curve: where crystals touch or order, what is "
+            "between them is taken for their shape"
+        )
     if not measured.subtracted:
         said.append("  note: the run has no fit, so no background but a flat one was taken off")
     return said

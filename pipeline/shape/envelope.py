@@ -15,9 +15,9 @@ import numpy as np
 from scipy.integrate import cumulative_simpson
 from scipy.special import sph_harm_y, spherical_jn
 
-BEYOND = 4
-"""Degrees of the amplitude beyond those of the surface. A cube of 6.5 nm (degree 6, q to 3.8 1/nm)
-changes by less than 1e-3 of its intensity with four more."""
+BEYOND = 6
+"""Degrees of the amplitude beyond those of the surface. The intensity of a cube of 6.5 nm (degree
+8) is within 0.3 % of what eight more give up to q of 2.6 1/nm, within 1.6 % at 3.2."""
 RADIUS_STEPS = 600
 """Rows of the tables of G_l: a hundredth of a nanometre for a body of 8 nm."""
 SMALLEST_NM = 1e-3
