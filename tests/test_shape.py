@@ -35,6 +35,7 @@ from pipeline.shape.retrieve import seen, sphere_intensity
 from tests.support import StoreProcess, sasmodels_squared
 
 Q_PER_NM = np.linspace(0.2, 3.8, 180)
+COARSE_PER_NM = Q_PER_NM[::4]
 EXACT = np.zeros(Q_PER_NM.size)
 DIAMETER_NM = 8.1
 VOLUME_NM3 = math.pi / 6 * DIAMETER_NM**3
@@ -95,14 +96,16 @@ def measured(body: str, spread: float = 0.0, error: float = 0.003, seed: int = 5
 
 @pytest.fixture(scope="module")
 def envelope() -> Envelope:
-    return Envelope(8, Q_PER_NM, 8.0)
+    return Envelope(8, COARSE_PER_NM, 8.0)
 
 
 def test_a_sphere_scatters_as_one(envelope):
     got = envelope.intensity(envelope.sphere_of(DIAMETER_NM / 2))[0]
-    expected = squared("sphere")
+    expected = squared("sphere")[::4]
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-6 * expected[0])
-    np.testing.assert_allclose(sphere_intensity(Q_PER_NM, DIAMETER_NM / 2), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        sphere_intensity(COARSE_PER_NM, DIAMETER_NM / 2), expected, rtol=1e-6
+    )
 
 
 def test_a_rod_scatters_as_one(envelope):
@@ -110,21 +113,22 @@ def test_a_rod_scatters_as_one(envelope):
     equatorial = DIAMETER_NM / 2 * 1.5 ** (-1 / 3)
     coefficients = projected(envelope, spheroid(equatorial, 1.5 * equatorial))
     got = envelope.intensity(coefficients)[0]
-    expected = squared("rod")
+    expected = squared("rod")[::4]
     np.testing.assert_allclose(got, expected, rtol=0.01, atol=1e-5 * expected[0])
 
 
 def test_slopes_are_those_of_the_intensity(envelope):
     coefficients = envelope.sphere_of(4.0)
     coefficients += np.random.default_rng(1).normal(0, 0.1, coefficients.size)
-    value, slopes = envelope.intensity(coefficients)
+    slopes = envelope.intensity(coefficients)[1]
+    level = COARSE_PER_NM**4
     for k in (0, 3, 20, 70):
         step = np.zeros(coefficients.size)
         step[k] = 1e-3
         change = envelope.intensity(coefficients + step)[0]
         change -= envelope.intensity(coefficients - step)[0]
-        scale = np.abs(slopes[:, k] / value).max()
-        np.testing.assert_allclose(slopes[:, k] / value, change / 2e-3 / value, atol=0.02 * scale)
+        expected = level * change / 2e-3
+        np.testing.assert_allclose(level * slopes[:, k], expected, atol=0.01 * expected.max())
 
 
 def test_spread_and_resolution_are_averages():
@@ -174,7 +178,7 @@ def test_numbers_of_a_spheroid(envelope):
     [
         (cube(6.0), "cube-like", (0.99, 1.0)),
         (lambda u: 4.0 / np.abs(u).sum(axis=0), "angular", (-1.0, -0.75)),
-        (cuboctahedron, "angular", (0.75, 0.85)),
+        (cuboctahedron, "angular", (0.7, 0.85)),
         (spheroid(4.0, 4.0), "sphere-like", (-1.0, 1.0)),
         (spheroid(4.5, 3.0), "flattened", (-1.0, 1.0)),
     ],
@@ -284,7 +288,7 @@ def test_means_of_frames():
 
 
 def test_a_sphere_is_found():
-    got = find_shape(measured("sphere"), Settings(degree=4, repeats=2, spreads=(0.0, 0.1)))
+    got = find_shape(measured("sphere"), Settings(degree=4, repeats=1, spreads=(0.0, 0.1)))
     assert got.verdict.kind == "sphere-like"
     assert got.spreads == (0.0, 0.0)
     assert got.scatter("volume_nm3")[0] == pytest.approx(VOLUME_NM3, rel=0.01)
@@ -330,7 +334,7 @@ def test_a_curve_that_rises():
 )
 def test_bodies_are_told_apart(body, spread, kinds, gyration_nm):
     """Volume within 5 % and Rg within 3 %: a spread taken for unequal axes costs so much."""
-    got = find_shape(measured(body, spread), Settings(repeats=3))
+    got = find_shape(measured(body, spread), Settings(repeats=2, spreads=(0.0, 0.05, 0.1)))
     assert got.verdict.kind in kinds, got.verdict
     assert got.scatter("volume_nm3")[0] == pytest.approx(VOLUME_NM3, rel=0.05)
     assert got.scatter("gyration_radius_nm")[0] == pytest.approx(gyration_nm, rel=0.03)

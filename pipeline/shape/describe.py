@@ -24,7 +24,8 @@ a cube and one with cut corners have 0.12, an octahedron 0.10, a cuboctahedron 0
 octahedron 0.06, a rhombicuboctahedron 0.03."""
 CUBE_CORNERS, CUBE_ALIKE = 0.09, 0.75
 """The same, and its correlation with a cube's, from which a body is called a cube. A cuboctahedron
-correlates with 0.79, an octahedron with -0.81; cubes found in noisy curves with 0.78 to 0.95."""
+correlates with 0.75 to 0.79, an octahedron with -0.81; cubes found in noisy curves with 0.78 to
+0.95."""
 
 
 POOR = 9.0

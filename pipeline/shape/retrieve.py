@@ -249,6 +249,7 @@ class _Search:
         self._curve, self._envelope, self._settings = curve, envelope, settings
         self.spread, self._radius = spread, radius_nm
         self._matrix = seen(curve, envelope.q_per_nm, spread)
+        self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._weight = 1 / np.hypot(curve.sigma, settings.tolerance * _level(curve, radius_nm))
         self._unit = float(np.min(curve.sigma))
         # Departures of degree l are expected to be about 1 / (l (l + 1)) of the mean radius.
@@ -300,19 +301,28 @@ class _Search:
         scale = np.sum(self._curve.intensity[low]) / np.sum(model[low])
         return np.concatenate([sphere + rough, [math.log(max(scale, 1e-300)), 0.0]])
 
+    def _body(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is seen of a body (n,), and its slopes (n, k); the last is kept, for the fit asks
+        for residuals and for slopes at the same place."""
+        if self._last is None or not np.array_equal(self._last[0], coefficients):
+            intensity, slopes = self._envelope.intensity(coefficients)
+            seen_now = self._matrix @ intensity, self._matrix @ slopes
+            self._last = (coefficients.copy(), *seen_now)
+        return self._last[1:]
+
     def _residuals(self, at: np.ndarray, data: np.ndarray) -> np.ndarray:
         size = self._envelope.degrees.size
-        model = math.exp(at[size]) * (self._matrix @ self._envelope.intensity(at[:size])[0])
+        model = math.exp(at[size]) * self._body(at[:size])[0]
         points = (model + at[size + 1] * self._unit - data) * self._weight
         return np.concatenate([points, self._price * at[:size]])
 
     def _jacobian(self, at: np.ndarray) -> np.ndarray:
         size = self._envelope.degrees.size
-        intensity, slopes = self._envelope.intensity(at[:size])
+        intensity, slopes = self._body(at[:size])
         scale = math.exp(at[size])
         columns = [
-            scale * (self._matrix @ slopes),
-            (scale * (self._matrix @ intensity))[:, None],
+            scale * slopes,
+            scale * intensity[:, None],
             np.full((self._curve.q_per_nm.size, 1), self._unit),
         ]
         points = np.concatenate(columns, axis=1) * self._weight[:, None]
