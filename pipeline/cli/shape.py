@@ -305,16 +305,21 @@ def report(measured: Measured, shape: Shape) -> list[str]:
     return lines
 
 
+def _held(shape: Shape) -> bool:
+    """Whether the spread was given."""
+    return len(shape.settings.spreads) == 1
+
+
 def _warnings(measured: Measured, shape: Shape) -> list[str]:
     said = []
     relative = measured.sigma_nm / measured.diameter_nm
-    if relative > ONE_SIZE:
+    if relative > ONE_SIZE and not _held(shape):
         said.append(
             f"  note: the fit says sigma {measured.sigma_nm:.2f} nm ({100 * relative:.0f} %): the "
             "curve is an average over sizes, which blurs a shape; give --spread if another "
             "method has measured it"
         )
-    if shape.spreads[1] == max(shape.settings.spreads) > 0 and len(shape.settings.spreads) > 1:
+    if shape.spreads[1] == max(shape.settings.spreads) and not _held(shape):
         said.append("  note: a spread wider than was tried may do as well")
     if not measured.described:
         said.append(
