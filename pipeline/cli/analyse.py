@@ -48,6 +48,7 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
         if saxs.fit is not None:
             instrument = _curve(saxs.fit.instrument_file, "an instrument's curve")
             stages.append(FitPopulations(saxs.fit, config.sample, instrument))
+            stages.append(FitPopulations(saxs.fit, config.sample, instrument_curve(saxs.fit)))
         if saxs.invariants is not None:
             from pipeline.fit.invariants import FitInvariants
 
@@ -104,6 +105,9 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
 def _curve(path: str | None, what: str) -> tuple[np.ndarray, np.ndarray] | None:
     """q and intensity of a curve whose height is fitted."""
     if path is None:
+def instrument_curve(fit: PopulationsFit) -> tuple[np.ndarray, np.ndarray] | None:
+    """q and intensity of the curve whose height is fitted."""
+    if fit.instrument_file is None:
         return None
     from pipeline.reduce.corrections.background import read_curve
 

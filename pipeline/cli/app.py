@@ -140,6 +140,40 @@ def export(
     commands.export(run, stream, frame, frames, form, unit, to, data_dir, tiled)
 
 
+@app.command(epilog="Example: `nucleate shape RUN --frame 500`")
+def shape(
+    run: Annotated[str, typer.Argument(help="Key of a run.")],
+    frame: Annotated[int | None, typer.Option(help="One frame; -1 = the newest.")] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(metavar="A:B", help="The mean of frames A up to, but without, B instead."),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=2, help="Searches at each spread, each from a start of its own.")
+    ] = 6,
+    spread: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.3,
+            help="Standard deviation of size over mean where it is known (microscopy); by default "
+            "0 to 0.15 are tried.",
+        ),
+    ] = None,
+    degree: Annotated[
+        int, typer.Option(min=2, max=12, help="Of the surface's harmonics: detail.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the starts and the drawn noise.")] = 1,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of an earlier shape of the same name.")
+    ] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    tiled: TiledUrl = None,
+) -> None:
+    """Find the crystals' shape from one stored curve, without being told one; minutes, not live."""
+    commands.shape(run, frame, frames, repeats, spread, degree, seed, replace, data_dir, tiled)
+
+
 @app.command(epilog="Example: `nucleate doctor --config configs/beamline.yaml`")
 def doctor(
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -223,6 +257,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from pipeline.messages import BadFrameError
     from pipeline.reduce.errors import InputError
     from pipeline.replay import ReplayError
+    from pipeline.shape import ShapeError
 
     return (
         BadFrameError,
@@ -232,5 +267,6 @@ def _mistakes() -> tuple[type[Exception], ...]:
         ReplayError,
         SessionError,
         ProcessFailedError,
+        ShapeError,
         UnreachableError,
     )

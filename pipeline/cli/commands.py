@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -192,6 +193,51 @@ def export(
         err.print(f"frame {number} has no curve: {reason}", markup=False, soft_wrap=True)
     count = f"{done.frames} frame{'' if done.frames == 1 else 's'}"
     out.print(f"{done.path}: {count}", markup=False, highlight=False, soft_wrap=True)
+
+
+def shape(
+    run: str,
+    frame: int | None,
+    frames: str | None,
+    repeats: int,
+    spread: float | None,
+    degree: int,
+    seed: int,
+    replace: bool,
+    data_dir: Path,
+    tiled: str | None,
+) -> None:
+    """Retrieve a shape and store it; progress on stderr, what was found on stdout."""
+    from rich.progress import Progress
+
+    from pipeline.cli import shape as shapes
+    from pipeline.export import Request
+    from pipeline.shape import Settings, find_shape
+
+    if frame is None and frames is None:
+        raise SessionError("expected --frame N, or --frames A:B for their mean, got neither")
+    settings = Settings(degree=degree, repeats=repeats, seed=seed)
+    if spread is not None:
+        settings = dataclasses.replace(settings, spreads=(spread,))
+    with TiledHttp(address_of(data_dir, tiled)) as http:
+        measured = shapes.measure(http, run, Request("saxs", frame, frames))
+        if not replace and shapes.taken(http, run, measured.key):
+            raise SessionError(
+                f"{run}/{shapes.SHAPES}/{measured.key} is there already: --replace makes it anew"
+            )
+        for number, reason in measured.left_out:
+            err.print(f"frame {number} has no curve: {reason}", markup=False, soft_wrap=True)
+        with Progress(console=err, transient=True) as progress:
+            task = progress.add_task("searching")
+
+            def show(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            found = find_shape(measured.crystals, settings, show)
+        for line in shapes.report(measured, found):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+        path = shapes.store(http, run, measured, found)
+        out.print(f"  stored     {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def doctor(data_dir: Path, tiled: str | None, config_file: Path | None) -> None:

@@ -64,9 +64,9 @@ def export_run(http: TiledHttp, run: str, request: Request, form: str, to: Path 
     """
     if form not in FORMATS:
         raise ExportError(f"expected format {' or '.join(FORMATS)}, got {form}")
-    curves, ledger = _look_up(http, run, request.stream)
+    curves, ledger = look_up(http, run, request.stream)
     chosen = request.choose(run, ledger)
-    frames = _read(http, curves, chosen.numbers, ledger.time_s)
+    frames = read_curves(http, curves, chosen.numbers, ledger.time_s)
     stem = f"{run}_{request.stream}"
     single = None if request.frame is None else chosen.numbers[0]
     if form == "text" and single is None:
@@ -129,7 +129,7 @@ def _write_texts(
         _write_file(folder / names[curve.frame], "text", curves, iter((curve,)), unit)
 
 
-def _look_up(http: TiledHttp, run: str, stream: str) -> tuple[CurveSet, Ledger]:
+def look_up(http: TiledHttp, run: str, stream: str) -> tuple[CurveSet, Ledger]:
     """What the frames of a stream have in common, and what became of each."""
     metadata = http.metadata(run)
     if metadata is None:
@@ -158,7 +158,7 @@ def _look_up(http: TiledHttp, run: str, stream: str) -> tuple[CurveSet, Ledger]:
     return curves, ledger
 
 
-def _read(
+def read_curves(
     http: TiledHttp, curves: CurveSet, numbers: Sequence[int], time_s: np.ndarray
 ) -> Iterator[FrameCurve]:
     """Curves in order, a block of frames at a time."""
