@@ -46,8 +46,6 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
 
             stages.append(ReduceCake(saxs.reduce))
         if saxs.fit is not None:
-            instrument = _curve(saxs.fit.instrument_file, "an instrument's curve")
-            stages.append(FitPopulations(saxs.fit, config.sample, instrument))
             stages.append(FitPopulations(saxs.fit, config.sample, instrument_curve(saxs.fit)))
         if saxs.invariants is not None:
             from pipeline.fit.invariants import FitInvariants
@@ -102,12 +100,14 @@ def stages_for(stream: str, config: RunConfig) -> list[Stage]:
     return stages + [extra_stage(name) for name in extra]
 
 
-def _curve(path: str | None, what: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """q and intensity of a curve whose height is fitted."""
-    if path is None:
 def instrument_curve(fit: PopulationsFit) -> tuple[np.ndarray, np.ndarray] | None:
     """q and intensity of the curve whose height is fitted."""
-    if fit.instrument_file is None:
+    return _curve(fit.instrument_file, "an instrument's curve")
+
+
+def _curve(path: str | None, what: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """q and intensity of a curve in a file that a config may name."""
+    if path is None:
         return None
     from pipeline.reduce.corrections.background import read_curve
 
