@@ -25,7 +25,7 @@ ANYWHERE_NM = (2.0, 60.0)
 """Distances of neighbours that are tried where the core is not known."""
 LEAD = 5
 """Lines from which cells are made: three of the lowest six are the lattice's own and low."""
-CELLS = 6
+CELLS = 8
 """Proposals of each lattice that are refined and weighed."""
 CELLS_OF_MIXTURE = 2
 """Likewise of fcc with hcp, which is weighed for every share."""
