@@ -226,6 +226,16 @@ def test_holes_in_a_curve_are_passed_over(synthesis):
     assert ordered.lines[0].q_per_nm == pytest.approx(0.353, abs=1e-3)
 
 
+def test_a_curve_without_spheres_keeps_those_of_the_fit(synthesis):
+    message = judged(synthesis, 1000.0, 8)
+    curve = message.fitted.curve
+    nothing = dataclasses.replace(curve, intensity=-curve.intensity)
+    fitted = dataclasses.replace(message.fitted, curve=nothing)
+    form = analyse(dataclasses.replace(message, fitted=fitted)).form_factor
+    assert form.choice == "fitted"
+    assert form.reason.endswith("no spheres are left so")
+
+
 def test_a_frame_depends_on_no_other(synthesis):
     messages = [judged(synthesis, time_s, 9) for time_s in (70.0, 200.0, 600.0)]
     stage = FitStructure(StructureAnalysis(), ORDER, FIT, Sample())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -177,6 +177,9 @@ class FormFactors:
         loss = refine_sizes(
             q, hole, added, data, weight, bounds, free, at, amplitudes, gram, factor
         )
+        if not amplitudes[slopes] > 0.0:
+            fitted = self.fitted(message, sizes, usable)
+            return replace(fitted, reason=f"{reason}; no spheres are left so")
         spheres = np.empty((3, q.size))
         mean_square_amplitude(q, at[0], at[1], spheres)
         spheres *= amplitudes[slopes] / scale

@@ -131,19 +131,20 @@ class LineSearch:
         """One line with its errors; ``covariance`` (3, 3) of height, place, width as seen."""
         place, width = at.tolist()
         instrument = float(np.interp(place, self.search.grid.q_per_nm, self.instrument))
-        square, width_err = width**2 - instrument**2, _root(covariance[2, 2])
+        # A width that is held at the instrument's has no error, and adds none to the area's.
+        square, width_err = width**2 - instrument**2, _root(float(covariance[2, 2]))
         own = own_err = math.nan
         if square > RESOLVED * 2.0 * width * width_err:
             own = math.sqrt(square)
             own_err = width * width_err / own
-        # A width that is held at the instrument's has no error, and adds none to the area's.
-        slopes = np.array([width, 0.0, height if width_err > 0 else 0.0])
-        area_square = float(slopes @ np.nan_to_num(covariance) @ slopes)
+        area_square = width**2 * float(covariance[0, 0])
+        if width_err > 0:
+            area_square += 2 * width * height * float(covariance[0, 2]) + (height * width_err) ** 2
         return Line(
             q_per_nm=place,
-            q_per_nm_err=_root(covariance[1, 1]),
+            q_per_nm_err=_root(float(covariance[1, 1])),
             height=height,
-            height_err=_root(covariance[0, 0]),
+            height_err=_root(float(covariance[0, 0])),
             fwhm_per_nm=own,
             fwhm_per_nm_err=own_err,
             area=AREA * height * width,

@@ -54,7 +54,9 @@ class FitStructure:
 
     Lines are sought on the scattering of the particles, with a slowly varying factor, the
     derivatives of the form factor and the background left free: a line is what these cannot
-    explain. Heights are in units of S.
+    explain. Heights are in units of S. Places are those of maxima of S: the mean over orientations
+    divides a reflection by q^2, which moves it down by 0.36 fwhm^2 / q (0.13 % for domains of
+    300 nm at 0.35 1/nm).
 
     Parameters
     ----------

@@ -20,6 +20,8 @@ SATELLITE = 0.1
 Gaussian and a Lorentzian of the same width lies up to a tenth of the height."""
 FOOT = 1.5
 HIGHER = 2.0
+SPLIT_WIDTH = 1.5
+"""Two are sought in a line that is so many least widths wide."""
 LEAST_FRESH = 1e-3
 """A template that keeps less than this of its square beside the lines that there are is one."""
 
@@ -231,3 +233,22 @@ def is_maximum(q_per_nm, data_w, scale_w, noise, place_per_nm, fwhm_per_nm):
         if means[1] - means[side] < HIGHER * np.sqrt(squares[1] + squares[side]):
             return False
     return True
+
+
+@njit(cache=True, nogil=True)
+def widest_misfit(rows, at, bounds, whole, residual_w, noise, least_gain, count):
+    """The widest line over which so much is left that two could be better than it; -1 if none is.
+
+    Two cannot let chi-square fall by more than what is over noise within a width of the line.
+    """
+    best = -1
+    for j in range(count):
+        if whole[j] or at[j, 1] <= SPLIT_WIDTH * bounds[j, 0]:
+            continue
+        low, high = rows.supports[j, 0], rows.supports[j, 1]
+        reach = (high - low) // 4
+        left = residual_w[low + reach : high - reach]
+        over = dot(left, left) - left.size * noise * noise
+        if over >= least_gain * least_gain and (best < 0 or at[j, 1] > at[best, 1]):
+            best = j
+    return best

@@ -34,6 +34,7 @@ from pipeline.kernels.line_judgement import (
     misplaced,
     roughness,
     score_level,
+    widest_misfit,
 )
 from pipeline.kernels.line_profiles import Grid, fill_residual, make_rows, whiten_templates
 from pipeline.kernels.line_refinement import fill_covariance, height_error, is_pressed, refine
@@ -47,8 +48,8 @@ sought, where it adds as much to a further line's score, and 0.003 at last."""
 STEPS = 25
 MOST_REFUSED = 6
 """Further lines that turn out to be none, after which there are no more."""
-SPLIT_SCORE, SPLIT_WIDTH = 2.0, 1.5
-"""Two are sought in a line that is so many levels high and so many least widths wide."""
+SPLIT_SCORE = 2.0
+"""Two are sought in a line that is so many levels high."""
 HALF_SEEN = 0.3
 """Height that each half of a line asks for alone, over the line's, at least."""
 
@@ -289,24 +290,19 @@ def _split(fit: _Fit, level: float, noise: float) -> bool:
     if fit.count == 0 or fit.count == fit.search.most:
         return False
     least_gain = level * noise
-    wide = fit.at[: fit.count, 1] > SPLIT_WIDTH * fit.bounds[: fit.count, 0]
-    for j in np.argsort(-fit.at[: fit.count, 1], kind="stable").tolist():
-        if not wide[j] or fit.whole[j]:
-            continue
-        low, high = fit.rows.supports[j]
-        reach = (high - low) // 4
-        left = fit.residual[low + reach : high - reach]
-        # Two cannot let chi-square fall by more than what is over noise there.
-        if np.sum(left**2) < left.size * noise**2 + least_gain**2:
-            continue
+    while True:
+        j = widest_misfit(
+            fit.rows, fit.at, fit.bounds, fit.whole, fit.residual, noise, least_gain, fit.count
+        )
+        if j < 0:
+            return False
+        fit.whole[j] = True
         if fit.heights[j] < SPLIT_SCORE * least_gain * fit.error(j) / fit.noise:
             continue
         place, width = fit.at[j].tolist()
         halves = ((place - 0.3 * width, 0.6 * width), (place + 0.3 * width, 0.6 * width))
         if _try(fit, halves, j, least_gain):
             return True
-        fit.whole[j] = True
-    return False
 
 
 def _prune(fit: _Fit, level: float) -> None:
