@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 
@@ -25,8 +26,8 @@ ANYWHERE_NM = (2.0, 60.0)
 """Distances of neighbours that are tried where the core is not known."""
 LEAD = 5
 """Lines from which cells are made: three of the lowest six are the lattice's own and low."""
-CELLS = 6
-"""Proposals of each lattice that are refined and weighed."""
+CELLS = (4, 6, 8)
+"""Proposals that are refined and weighed, by the number of free edges."""
 CELLS_OF_MIXTURE = 2
 """Likewise of fcc with hcp, which is weighed for every share."""
 LIMITS = 256
@@ -149,7 +150,7 @@ def _width_gain(lines: Sequence[Line], width: np.ndarray) -> np.ndarray:
     if np.count_nonzero(known) > 2:
         error = np.array([line.fwhm_per_nm_err for line in lines])
         relative = np.minimum(error[known] / width[known], 1.0)
-        off = np.log(width[known] / np.median(width[known]))
+        off = np.log(width[known] / median(width[known].tolist()))
         own, other = np.hypot(WIDTH_SCATTER, relative), np.hypot(DIFFUSE_SCATTER, relative)
         # Against it only: noise is found with templates of one width, too.
         gain[known] = 0.5 * (off / other) ** 2 - 0.5 * (off / own) ** 2
@@ -166,17 +167,17 @@ def window_of(
     if np.count_nonzero(usable) < 2 or not lines.lines:
         return None
     q, sigma = structure.q_per_nm[usable], structure.sigma[usable]
-    step = float(np.median(np.diff(structure.q_per_nm)))
-    widths = lines.width_per_nm[lines.width_per_nm > 0]
-    width = max(float(np.median(widths)) if widths.size else 0.0, 2.0 * step)
+    step = float(median(np.diff(q).tolist()))
+    widths = [width for width in lines.width_per_nm.tolist() if width > 0]
+    width = max(median(widths) if widths else 0.0, 2.0 * step)
     height = sigma / math.sqrt(GAUSSIAN_SQUARE * width / step)
     # What the finder's own errors say over this: it also has a slope to fit, and more.
     factors = [
-        line.height / line.sigmas / float(np.interp(line.q_per_nm, q, height))
-        for line in lines.lines
+        line.height / line.sigmas / own
+        for line, own in zip(lines.lines, np.interp(lines.q_per_nm, q, height), strict=True)
         if 0 < line.sigmas < math.inf and 0 < line.height < math.inf
     ]
-    factor = max(float(np.median(factors)) if factors else 1.0, 1.0)
+    factor = max(float(median(factors)) if factors else 1.0, 1.0)
     height = np.maximum(settings.line_sigma * factor * height, settings.least_height)
     grid = np.linspace(q[0], q[-1], LIMITS)
     limits = np.log(np.interp(grid, q, height) * GAUSSIAN_AREA * width)
@@ -217,7 +218,10 @@ def candidates(
     frame = _frame(lines, window, core, settings)
     mixed, fcc, hcp = fcc_with_hcp()
     shares = np.array(SHARES)[:, None]
-    found = [_best(lattice, lattice.weight[None], CELLS, frame, settings) for lattice in lattices()]
+    found = [
+        _best(lattice, lattice.weight[None], CELLS[lattice.free - 1], frame, settings)
+        for lattice in lattices()
+    ]
     weights = (1.0 - shares) * fcc + shares * hcp
     mixture = _best(mixed, weights, CELLS_OF_MIXTURE, frame, settings)
     # Unless each has a line that the other has not, there is one of them only.
@@ -306,6 +310,8 @@ def _best(
 ) -> Cell | None:
     """The best cell of a lattice, with the evidence of all cells and of all ``weights`` (s, r)."""
     lines, window = frame.lines, frame.window
+    if len(lines.lines) <= lattice.free:
+        return None
     edges = window.low_per_nm, window.high_per_nm
     low, high = frame.distances_nm
     cells, promise = np.zeros((len(weights), most, 3)), np.empty(most)

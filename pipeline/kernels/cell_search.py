@@ -5,11 +5,11 @@ from numba import njit
 
 from pipeline.kernels.cell_refinement import GATE, MOST_PREDICTED, allowed
 
-DIFFERENT = 0.01
+DIFFERENT = 0.04
 """Cells whose parameters (u, v, w) differ by less are the same."""
 BINS = 1024
 """Of the table in which a proposal looks for the nearest line."""
-ABSENCE = 0.4
+ABSENCE = 0.7
 """What a proposal pays for a reflection without line below the highest line; ln L is exact."""
 
 
