@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.config.plumbing import Bus
+    from pipeline.config.populations import PopulationsFit
     from pipeline.messages import Stage
     from pipeline.runner import Relay, Runner
 
