@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -182,13 +182,9 @@ def frame_of(
     lines: list[Line], sigma: np.ndarray, core_nm: float = CORE_NM, q: np.ndarray = Q_PER_NM
 ) -> OrderedCurve:
     """The message that the stage takes, with nothing in it that it does not use."""
-    nan = math.nan
-    peak = Peak(
-        frame=0, time_s=0.0, order_z=20.0, lattice_z=20.0, spacing_nm=nan, spacing_nm_err=nan,
-        peak_1_q_per_nm=nan, peak_2_q_per_nm=nan, peak_3_q_per_nm=nan, peak_1_height=nan,
-        peak_2_height=nan, peak_3_height=nan, peak_fwhm_per_nm=nan, domain_nm=nan,
-        order_kind="fcc",
-    )  # fmt: skip
+    unknown = dict.fromkeys((each.name for each in fields(Peak)), math.nan)
+    known = {"frame": 0, "time_s": 0.0, "order_z": 20.0, "lattice_z": 20.0, "order_kind": "fcc"}
+    peak = Peak(**unknown | known)  # pyright: ignore
     structure = StructureFactor(
         frame=0, time_s=0.0, q_per_nm=q, structure_factor=np.ones_like(q), sigma=sigma,
         form_factor=np.ones_like(q),
