@@ -43,7 +43,7 @@ def analysed(
     chain = StageChain(stages_for(stream, config))
     chain.warm_up()
     chain.reset(RunStart(run=config.name, stream=source.start))
-    detectors = detectors_for(config.detect)
+    detectors = detectors_for(config.detect, wide_angle=stream == "waxs")
     frames, alerts = [], []
     for frame in source.frames():
         results = chain.process(frame).results

@@ -53,6 +53,7 @@ PHASES = {
     "nucleation": "nanocrystals growing",
     "superlattice_1d": "ordering in one dimension",
     "superlattice_3d": "ordered in three dimensions",
+    "lattice": "on a lattice",
     "order_lost": "order lost",
 }
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.detect.moment import moment_of_change
+
 # Student's t of so many degrees of freedom: a frame at 10 standard deviations costs 12 nats, not
 # 50, and moves the level by a tenth of what it would.
 STUDENT_DEGREES = 6.0
@@ -101,11 +103,8 @@ class Switch:
         probability = float(weight[1:].sum())
         if probability == 0.0:
             return Onset(math.nan, math.nan, math.nan, 0.0)
-        edges = np.array([self._began[1][0], *(end for _, end in self._began[1:])])
-        cumulative = np.concatenate(([0.0], np.cumsum(weight[1:]) / probability))
-        tail = 0.5 * (1.0 - coverage)
-        lo, middle, hi = np.interp([tail, 0.5, 1.0 - tail], cumulative, edges)
-        return Onset(float(middle), float(lo), float(hi), probability)
+        edges = [self._began[1][0], *(end for _, end in self._began[1:])]
+        return Onset(*moment_of_change(weight[1:], edges, coverage), probability)
 
     def _select(self, keep: np.ndarray) -> None:
         for name in ("_level", "_slope", "_var_level", "_var_cross", "_var_slope", "_log"):

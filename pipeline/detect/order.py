@@ -20,6 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.config.detect import Detection
+from pipeline.detect.moment import moment_of_change
 from pipeline.messages.alerts import Alert
 from pipeline.messages.rows import Row, number
 
@@ -88,13 +89,10 @@ class ShiftWatch:
     def onset(self) -> tuple[int, float, float, float]:
         """First frame, median and interval of the posterior over the moments of change."""
         log = np.logaddexp.reduce(self._ratio[-len(self._since) :], axis=1)
-        weight = np.exp(log - log.max())
-        cumulative = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))
         edges = [self._since[0][1], *(time for _, _, time in self._since)]
-        tail = 0.5 * (1 - self._coverage)
-        lo, middle, hi = np.interp([tail, 0.5, 1 - tail], cumulative, edges)
+        middle, lo, hi = moment_of_change(np.exp(log - log.max()), edges, self._coverage)
         first = next(frame for frame, _, time in self._since if time >= lo)
-        return first, float(middle), float(lo), float(hi)
+        return first, middle, lo, hi
 
 
 class Superlattice:

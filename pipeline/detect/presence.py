@@ -30,6 +30,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
+from pipeline.detect.moment import moment_of_change
+
 LEVEL = 5.0
 """Significance from which lines are seen, about: that which noise exceeds anywhere in a curve in
 one of a thousand to a hundred thousand."""
@@ -163,20 +165,17 @@ class PresenceWatch:
         gains = LOG_RATIOS[[seen.shown for seen in self._history]][:, PRESENT]
         since = np.cumsum(gains[::-1], axis=0)[::-1]
         log = np.logaddexp.reduce(since if appears else self._total[PRESENT] - since, axis=1)
-        weight = np.exp(log - log.max())
-        cumulative = np.concatenate(([0.0], np.cumsum(weight / weight.sum())))
         edges = [self._history[0].before_s, *(seen.time_s for seen in self._history)]
-        tail = 0.5 * (1.0 - self._coverage)
-        lo, middle, hi = np.interp([tail, 0.5, 1.0 - tail], cumulative, edges)
+        middle, lo, hi = moment_of_change(np.exp(log - log.max()), edges, self._coverage)
         kept = [seen for seen in self._history if seen.time_s >= lo]
         before = len(self._history) - len(kept)
         self.begin(kept)
         return Change(
             appears=appears,
             first_frame=kept[0].frame,
-            onset_s=float(middle),
-            lo_s=float(lo),
-            hi_s=float(hi),
+            onset_s=middle,
+            lo_s=lo,
+            hi_s=hi,
             log_statistic=statistic,
             frames_since=len(kept),
             frames_before=before,

@@ -4,6 +4,7 @@ from pipeline.config.detect import Detection
 from pipeline.detect.crystals import CrystalLines, Crystals
 from pipeline.detect.guard import Artefacts
 from pipeline.detect.interface import Detector
+from pipeline.detect.lattice import Lattice
 from pipeline.detect.order import Superlattice
 from pipeline.detect.phases import CsDopaPhases, CsOleatePhases, Nucleation
 
@@ -24,7 +25,7 @@ def detectors_for(settings: Detection, *, wide_angle: bool = False) -> list[Dete
     if settings.recipe != "none":
         detectors += [PHASES[settings.recipe](settings), Artefacts()]
     if settings.superlattice:
-        detectors.append(Superlattice(settings))
+        detectors += [Superlattice(settings), Lattice(settings)]
     if settings.crystals and wide_angle:
         detectors += [CrystalLines(settings), Crystals(settings)]
     return detectors

@@ -19,6 +19,7 @@ KINDS: Mapping[str, str] = {
     "superlattice_1d": "particles order, at first along one direction",
     "order_confirmed": "harmonics of the order's first peak are there",
     "superlattice_3d": "order in three dimensions",
+    "lattice": "the lattice of the particles is named",
     "order_lost": "the order has gone",
     "crystallisation": "crystals appear where there were none",
     "line_appeared": "a line of the wide-angle detector begins to be seen",
