@@ -67,7 +67,7 @@ def assembly() -> tuple[list[Figure], LatticeRow, list[Alert]]:
     )
     grown = of_kind(results[90.0], FormFactor)
     diameter = run.state("saxs", 90.0).nc_diameter_nm
-    stacked = of_kind(results[300.0], Peak)
+    stacked, core = (of_kind(results[300.0], kind) for kind in (Peak, FormFactor))
     lattice = of_kind(results[LAST_S], LatticeRow)
     spacing, spacing_err = weighted([(p.spacing_nm, p.spacing_nm_err) for p in first])
     figures = [
@@ -102,8 +102,8 @@ def assembly() -> tuple[list[Figure], LatticeRow, list[Alert]]:
             "   between surfaces (nm), 300 s",
             3.2,
             0.1,
-            stacked.surface_nm,
-            stacked.surface_nm_err,
+            core.surface_nm,
+            core.surface_nm_err,
             closed.spacing_nm - closed.nc_diameter_nm,
         ),
         onset_figure("order in 3-D (s)", 300, "superlattice_3d", alerts),

@@ -33,14 +33,16 @@ def test_a_lattice_is_named_once_with_its_cell_and_when_it_began():
     assert 48 <= alert.frame <= 50
     assert alert.onset_lo_s <= 21.75 <= alert.onset_hi_s
     assert alert.first_frame <= 43
-    assert "fcc, a = 12.00 nm" in alert.message
+    assert alert.message.endswith("fcc, a = 12.00 nm.")
     assert alert.evidence["a_nm"] == 12.0
     assert "gap_nm" not in alert.evidence
 
 
 def test_another_lattice_and_the_same_after_its_end_are_told():
     claims = ["fcc"] * 20 + ["hcp"] * 20 + [""] * 40 + ["hcp"] * 20
-    assert [alert.about for alert in alerts_of(claims)] == ["fcc", "hcp", "hcp"]
+    alerts = alerts_of(claims)
+    assert [alert.about for alert in alerts] == ["fcc", "hcp", "hcp"]
+    assert alerts[1].message.endswith("hcp, a = 8.70 nm, c = 14.10 nm.")
 
 
 def test_lost_frames_and_rows_of_text_only_say_nothing():

@@ -18,6 +18,7 @@ from pipeline.access import AlertFollower, RowsFollower, TiledHttp, UnreachableE
 from pipeline.cli.queries import alert_line, example_curl
 from pipeline.cli.shown import (
     CRYSTALS,
+    FORM,
     LATTICE,
     ORDER,
     REACTION,
@@ -70,8 +71,8 @@ def _tables_beside(streams: Sequence[str], config: RunConfig) -> list[str]:
     saxs = config.saxs
     if "saxs" in streams and saxs.fit is not None and saxs.assembly is not None:
         tables.append(ORDER)
-        if saxs.structure is not None and saxs.lattice is not None:
-            tables.append(LATTICE)
+        if saxs.structure is not None:
+            tables += [FORM] if saxs.lattice is None else [FORM, LATTICE]
     if "waxs" in streams and config.waxs.phases is not None:
         tables.append(CRYSTALS)
     return tables
@@ -196,7 +197,7 @@ class Screen:
                 for label, column, unit, digits in SHOWN.get(node, ())
             ]
             values.append((f"{name} frames", self._frames(stream)))
-        values += ordered(self._rows.get(ORDER), self._rows.get(LATTICE))
+        values += ordered(*(self._rows.get(node) for node in (ORDER, FORM, LATTICE)))
         return [*values, *crystals(self._rows.get(CRYSTALS)), *self._reaction()]
 
     def _reaction(self) -> list[tuple[str, str]]:

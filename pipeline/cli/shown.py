@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 REACTION = "reaction/growth"
-ORDER, LATTICE, CRYSTALS = "assembly/peaks", "assembly/lattice", "waxs/phases"
+ORDER, FORM, LATTICE = "assembly/peaks", "assembly/form_factor", "assembly/lattice"
+CRYSTALS = "waxs/phases"
 SHOWN = {
     "saxs/populations": (
         ("diameter", "nc_diameter_nm", "nm", 2),
@@ -29,8 +30,9 @@ SHOWN = {
         ("SAXS less optical size", "agreement_window_z", "standard errors", 1),
         ("unaccounted for", "unaccounted_mm", "mM", 2),
     ),
-    ORDER: (
-        ("spacing", "spacing_nm", "nm", 2),
+    ORDER: (("spacing", "spacing_nm", "nm", 2),),
+    FORM: (
+        ("diameter under order", "diameter_nm", "nm", 2),
         ("between surfaces", "surface_nm", "nm", 2),
     ),
     LATTICE: (
@@ -47,12 +49,16 @@ SHOWN = {
 """By table: label, column, unit and decimals of what is shown of its newest row."""
 
 
-def ordered(peak: dict[str, Any] | None, lattice: dict[str, Any] | None) -> list[tuple[str, str]]:
+def ordered(
+    peak: dict[str, Any] | None, form: dict[str, Any] | None, lattice: dict[str, Any] | None
+) -> list[tuple[str, str]]:
     """What is known of order: its significance at least, the rest where it is seen."""
     if peak is None or math.isnan(_number(peak, "order_z")):
         return []
     said = [("order", f"{peak['order_kind'] or 'none seen'} ({peak['order_z']:.1f} σ)")]
     said += present(peak, ORDER)
+    if form is not None and form.get("choice") == "modelled":
+        said += present(form, FORM)
     if lattice is not None and lattice.get("lattice"):
         probable = f"{lattice['candidate']} {lattice['probability']:.2f}"
         said += [("lattice", f"{lattice['lattice']} ({probable})"), *present(lattice, LATTICE)]

@@ -23,13 +23,6 @@ class AssemblyAnalysis(Section):
     """Full width of a peak by the instrument alone, beyond what the curve's own resolution of q
     holds: both are taken out of the peaks' width in quadrature. A domain of 300 nm is a width of
     0.021 1/nm; with 0.008 of the instrument left in it would read 280 nm."""
-    core_diameter_nm: float | None = Field(default=None, gt=0)
-    """Diameter of the cores, if known, for the distance between surfaces. Absent = the fitted one,
-    where the fit describes the curve. Strong peaks draw the plain fit away: spheres of 6.7 nm in a
-    palladium superlattice were fitted as 3.6 nm. There it does not describe the curve, and the
-    distance is not given."""
-    core_diameter_nm_err: float = Field(default=0.0, ge=0)
-    """Standard error of that."""
     sheet_area_nm2: float | None = Field(default=None, gt=0)
     """Area per particle within a sheet, for the share of particles in stacks, which is as good as
     this. Absent = the square of the spacing."""

@@ -96,7 +96,10 @@ class Lattice:
     def _alert(self, row: Row, watch: LatticeWatch) -> Alert:
         first_frame, onset, lo, hi = watch.onset()
         edges = {edge: number(row, f"{edge}_nm") for edge in "abc"}
-        known = [f"{edge} = {nm:.2f} nm" for edge, nm in edges.items() if math.isfinite(nm)]
+        # Edges that symmetry makes equal are the same number.
+        known = {
+            nm: f"{edge} = {nm:.2f} nm" for edge, nm in reversed(edges.items()) if math.isfinite(nm)
+        }
         numbers = {f"{edge}_nm": nm for edge, nm in edges.items()}
         for column in ("probability", "merit", "nearest_nm", "gap_nm", "domain_nm", "hcp_share"):
             numbers[column] = number(row, column)
@@ -110,7 +113,7 @@ class Lattice:
             onset_hi_s=hi,
             message=(
                 f"Particles are on a lattice since {onset:.1f} s ({lo:.1f} to {hi:.1f} s): "
-                f"{', '.join([self._named, *known])}."
+                f"{', '.join([self._named, *reversed(known.values())])}."
             ),
             stream=self.node,
             first_frame=first_frame,

@@ -108,10 +108,8 @@ def describe(
     instrument = instrument_fwhm_per_nm(message.curve, first.value, settings)
     own = own_width(fwhm, instrument)
     domain = Found(2 * math.pi / own.value, 2 * math.pi / own.value**2 * own.error)
-    surface = share = g = ABSENT
+    share = g = ABSENT
     if series is STACK:
-        core = core_diameter(message.populations, settings)
-        surface = Found(spacing.value - core.value, math.hypot(spacing.error, core.error))
         share = stacked_share(message.populations, heights[0], fwhm, spacing, settings)
     if series is STACK and all(seen):
         widths = [
@@ -131,8 +129,6 @@ def describe(
         order_kind=series.kind,
         spacing_nm=spacing.value,
         spacing_nm_err=spacing.error,
-        surface_nm=surface.value,
-        surface_nm_err=surface.error,
         peak_1_q_per_nm=places[0],
         peak_1_height=heights[0].value,
         peak_1_height_err=heights[0].error,
@@ -199,15 +195,6 @@ def own_width(measured: Found, instrument_fwhm_per_nm: float) -> Found:
         return ABSENT
     own = math.sqrt(square)
     return Found(own, measured.value / own * measured.error)
-
-
-def core_diameter(populations: Populations, settings: AssemblyAnalysis) -> Found:
-    """Diameter of the cores as far as it is known; see `AssemblyAnalysis.core_diameter_nm`."""
-    if settings.core_diameter_nm is not None:
-        return Found(settings.core_diameter_nm, settings.core_diameter_nm_err)
-    if populations.describes:
-        return Found(populations.nc_diameter_nm, populations.nc_diameter_nm_err)
-    return ABSENT
 
 
 def stacked_share(

@@ -18,7 +18,7 @@ from pipeline.fit.form_factor import Form, FormFactors, Sizes
 from pipeline.fit.form_factor import warm_up as warm_up_form_factor
 from pipeline.fit.lines import Found, LineSearch
 from pipeline.fit.lines import warm_up as warm_up_lines
-from pipeline.messages import Curve, JudgedCurve, Result, RunStart
+from pipeline.messages import Curve, JudgedCurve, Peak, Result, RunStart
 from pipeline.messages.lines import FormFactor, OrderedCurve, OrderLines, StructureFactor
 
 MIN_POINTS = 24
@@ -215,18 +215,31 @@ class FitStructure:
             sigma=lines[1],
             form_factor=lines[2],
         )
+        diameter_err = math.sqrt(max(form.covariance[0, 0], 0.0))
+        surface, surface_err = _between_surfaces(message.peak, form.diameter_nm, diameter_err)
         row = FormFactor(
             frame=frame,
             time_s=time_s,
             diameter_nm=form.diameter_nm,
-            diameter_nm_err=math.sqrt(max(form.covariance[0, 0], 0.0)),
+            diameter_nm_err=diameter_err,
             sigma_nm=form.sigma_nm,
             sigma_nm_err=math.sqrt(max(form.covariance[1, 1], 0.0)),
             reduced_chi2=form.reduced_chi2,
             choice=form.choice,
             reason=form.reason,
+            surface_nm=surface,
+            surface_nm_err=surface_err,
         )
         return _together(message, factor, row, found)
+
+
+def _between_surfaces(
+    peak: Peak, diameter_nm: float, diameter_nm_err: float
+) -> tuple[float, float]:
+    """Distance of the surfaces of neighbouring sheets, and its error; NaN without a stack."""
+    if peak.order_kind != "stack":
+        return math.nan, math.nan
+    return peak.spacing_nm - diameter_nm, math.hypot(peak.spacing_nm_err, diameter_nm_err)
 
 
 def _usable(message: JudgedCurve) -> np.ndarray:

@@ -131,7 +131,9 @@ class FormFactor(RowResult):
 
     ``choice`` is ``fitted`` (as in the table of populations: no order is seen), ``modelled``
     (fitted together with the peaks, which it cannot absorb then) or ``given`` (by the config).
-    ``reason`` is one line. Diameter and sigma are of the number distribution.
+    ``reason`` is one line. Diameter and sigma are of the number distribution. ``surface_nm`` is the
+    distance between the surfaces of neighbouring sheets, the spacing of `Peak` less the diameter;
+    NaN unless the particles are stacked.
     """
 
     NODE: ClassVar[str | None] = "assembly/form_factor"
@@ -143,6 +145,8 @@ class FormFactor(RowResult):
     reduced_chi2: float
     choice: str
     reason: str
+    surface_nm: float = float("nan")
+    surface_nm_err: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -23,10 +23,9 @@ class Peak(RowResult):
     ``peak_fwhm_per_nm`` is the sample's own full width, the instrument's taken out (NaN = not
     resolved), and ``domain_nm`` 2 pi over it.
 
-    Of a stack only: ``surface_nm`` is the spacing less the cores' diameter, where that is known;
-    ``order_parameter`` the share of the particles that is in stacks, from the area of the first
-    peak (0 none, 1 all); ``paracrystal_g`` the standard deviation of the spacing over its mean,
-    from the growth of the widths over three orders.
+    Of a stack only: ``order_parameter`` is the share of the particles that is in stacks, from the
+    area of the first peak (0 none, 1 all); ``paracrystal_g`` the standard deviation of the spacing
+    over its mean, from the growth of the widths over three orders.
     """
 
     NODE = "assembly/peaks"
@@ -36,8 +35,6 @@ class Peak(RowResult):
     lattice_z: float
     spacing_nm: float
     spacing_nm_err: float
-    surface_nm: float
-    surface_nm_err: float
     peak_1_q_per_nm: float
     peak_2_q_per_nm: float
     peak_3_q_per_nm: float
