@@ -48,6 +48,9 @@ sought, where it adds as much to a further line's score, and 0.003 at last."""
 STEPS = 25
 MOST_REFUSED = 6
 """Further lines that turn out to be none, after which there are no more."""
+PASSES = 3
+"""Searches at most: splinters of strong lines, which are taken away at the end, may have taken the
+places of weaker ones."""
 SPLIT_SCORE = 2.0
 """Two are sought in a line that is so many levels high."""
 HALF_SEEN = 0.3
@@ -218,7 +221,27 @@ def find_lines(
     shares, dead = np.empty((left.size, len(basis))), np.zeros(left.size, np.bool_)
     length = whiten_templates(grid, scale_w, basis, values_w, shares, left)
     level = score_level(search.false_alarm, length, max(np.count_nonzero(grid.begins), 1))
-    refused = 0
+    for _ in range(PASSES):
+        before = fit.count
+        dead[:] = False
+        fit.whole[:] = False
+        _gather(fit, level, (values_w, shares, left, dead))
+        fit.refine()
+        fit.look()
+        found = fit.count
+        _prune(fit, level)
+        if fit.count == found or fit.count <= before:
+            break
+    return _finish(fit, level)
+
+
+def _gather(
+    fit: _Fit, level: float, templates: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    """Put in one line after the other until nothing is left that is one."""
+    search, refused = fit.search, 0
+    grid = search.grid
+    values_w, shares, left, dead = templates
     while fit.count < search.most and refused < MOST_REFUSED:
         fit.look()
         # Lines not found yet are noise to the whole, but hardly from one point to the next.
@@ -237,10 +260,6 @@ def find_lines(
             refused += 1
             reach = 0.5 * np.maximum(grid.fwhm_per_nm, width)
             dead |= np.abs(grid.centres_per_nm - place) < reach
-    fit.refine()
-    fit.look()
-    _prune(fit, level)
-    return _finish(fit, level)
 
 
 def _try(fit: _Fit, more: tuple[tuple[float, float], ...], without: int, least_gain: float) -> bool:
