@@ -198,6 +198,20 @@ def test_lattice_and_domain_through_an_instrument(synthesis, instrument):
         # 280 nm: 20 nm or 7 % too small, many errors of it.
         assert read == pytest.approx(2 * math.pi / wide, rel=0.02)
         assert state.domain_nm - read > 5 * errors[0]
+        # Half of it told by the curve's own resolution, which is NaN where a bin has no pixels.
+        curve = message.fitted.curve
+        sigma = np.full(curve.q_per_nm.size, math.sqrt(0.008**2 - 0.004**2) / 2.354820045)
+        sigma[::9] = np.nan
+        fitted = dataclasses.replace(
+            message.fitted, curve=dataclasses.replace(curve, q_resolution_per_nm=sigma)
+        )
+        told = analyse(
+            dataclasses.replace(message, fitted=fitted),
+            order=AssemblyAnalysis(instrument_fwhm_per_nm=0.004),
+        )
+        assert [line.fwhm_per_nm for line in told.lines] == pytest.approx(
+            [line.fwhm_per_nm for line in ordered.lines], rel=1e-6, nan_ok=True
+        )
 
 
 def test_the_config_may_give_the_form_factor(synthesis):

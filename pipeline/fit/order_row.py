@@ -180,12 +180,16 @@ def _height(frame: Whitened, place: float, fwhm: float) -> Found:
 
 def instrument_fwhm_per_nm(curve: Curve, q_per_nm: float, settings: AssemblyAnalysis) -> float:
     """Full width that a sharp peak has at ``q_per_nm``: of the config, and of the curve's bins."""
-    resolution = 0.0
-    if curve.q_resolution_per_nm.size == curve.q_per_nm.size:
-        resolution = float(np.interp(q_per_nm, curve.q_per_nm, curve.q_resolution_per_nm))
-    if not math.isfinite(resolution):
-        resolution = 0.0
-    return math.hypot(settings.instrument_fwhm_per_nm, FWHM_PER_SIGMA * resolution)
+    return float(instrument_fwhms(curve, np.array([q_per_nm]), settings)[0])
+
+
+def instrument_fwhms(curve: Curve, q_per_nm: np.ndarray, settings: AssemblyAnalysis) -> np.ndarray:
+    """The same at several places (m,); bins whose resolution is NaN have that of neighbours."""
+    own, known = np.zeros(q_per_nm.size), np.isfinite(curve.q_resolution_per_nm)
+    if known.any():
+        q = curve.q_per_nm[known]
+        own = FWHM_PER_SIGMA * np.interp(q_per_nm, q, curve.q_resolution_per_nm[known])
+    return np.hypot(settings.instrument_fwhm_per_nm, own)
 
 
 def own_width(measured: Found, instrument_fwhm_per_nm: float) -> Found:

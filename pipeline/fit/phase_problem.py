@@ -76,7 +76,9 @@ class PhasePlan:
 
     def fits(self, q_per_nm: np.ndarray, resolution: np.ndarray) -> bool:
         """Whether a curve is on this axis."""
-        return np.array_equal(q_per_nm, self.q_axis) and np.array_equal(resolution, self.resolution)
+        return np.array_equal(q_per_nm, self.q_axis) and np.array_equal(
+            resolution, self.resolution, equal_nan=True
+        )
 
 
 def make_plan(
@@ -90,9 +92,7 @@ def make_plan(
     low, high = settings.q_min_per_nm, settings.q_max_per_nm
     window = np.flatnonzero((q_axis >= low) & (q_axis <= high))
     q = np.ascontiguousarray(q_axis[window], dtype=float)
-    instrument = np.full(q.size, settings.instrument_fwhm_per_nm)
-    if resolution.size:
-        instrument = FWHM_PER_SIGMA * np.ascontiguousarray(resolution[window], dtype=float)
+    instrument = _instrument(settings, q, resolution[window] if resolution.size else resolution)
     free = tuple(
         not lines.has_atoms or phase.intensities == "free"
         for lines, phase in zip(reflections, settings.phases, strict=True)
@@ -135,6 +135,15 @@ def make_plan(
         scans=_scans(settings, powder, q),
         lines=_line_search(settings, q, instrument),
     )
+
+
+def _instrument(settings: PhasesAnalysis, q: np.ndarray, resolution: np.ndarray) -> np.ndarray:
+    """Full width of the instrument (n,); bins without pixels, whose resolution is NaN, have that of
+    their neighbours."""
+    known = np.isfinite(resolution)
+    if not known.any():
+        return np.full(q.size, settings.instrument_fwhm_per_nm)
+    return FWHM_PER_SIGMA * np.interp(q, q[known], resolution[known])
 
 
 def _line_search(

@@ -18,6 +18,7 @@ from pipeline.fit.form_factor import Form, FormFactors, Sizes
 from pipeline.fit.form_factor import warm_up as warm_up_form_factor
 from pipeline.fit.lines import Found, LineSearch
 from pipeline.fit.lines import warm_up as warm_up_lines
+from pipeline.fit.order_row import instrument_fwhms
 from pipeline.messages import Curve, JudgedCurve, Peak, Result, RunStart
 from pipeline.messages.lines import FormFactor, OrderedCurve, OrderLines, StructureFactor
 
@@ -30,6 +31,7 @@ class _Plan:
     """All that depends on the q axis, its usable part and the settings alone."""
 
     q_axis: np.ndarray
+    resolution: np.ndarray
     usable: np.ndarray
     """Points with a model (n,), of which the form factor is taken."""
     sought: np.ndarray
@@ -115,26 +117,28 @@ class FitStructure:
             plan is None
             or not np.array_equal(plan.usable, usable)
             or not np.array_equal(plan.q_axis, curve.q_per_nm)
+            or not np.array_equal(plan.resolution, curve.q_resolution_per_nm, equal_nan=True)
         ):
-            plan = self._plan = self._make_plan(curve.q_per_nm, usable)
+            plan = self._plan = self._make_plan(curve, usable)
         return plan
 
-    def _make_plan(self, q_axis: np.ndarray, usable: np.ndarray) -> _Plan:
+    def _make_plan(self, curve: Curve, usable: np.ndarray) -> _Plan:
         settings, assembly = self.settings, self.assembly
-        q = np.ascontiguousarray(q_axis[usable], dtype=float)
+        q = np.ascontiguousarray(curve.q_per_nm[usable], dtype=float)
         sought = q <= assembly.q_max_per_nm
         near = q[sought]
         # As in the search of series: a factor that bends faster is order.
         lowest = 2 * math.pi / assembly.spacing_range_nm[1]
         degree = int(np.clip(round((near[-1] - near[0]) / lowest), 2, 8))
         return _Plan(
-            q_axis=q_axis,
+            q_axis=curve.q_per_nm,
+            resolution=curve.q_resolution_per_nm,
             usable=usable,
             sought=sought,
             sizes=self._form_factors.sizes(q),
             search=LineSearch(
                 near,
-                assembly.instrument_fwhm_per_nm,
+                instrument_fwhms(curve, near, assembly),
                 assembly.peak_fwhm_per_nm,
                 false_alarm=float(ndtr(-settings.line_sigma)),
                 widest_per_nm=settings.widest_fwhm_per_nm,
