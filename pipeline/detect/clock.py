@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-from pipeline.detect.order import FEWEST_FRAMES
 from pipeline.messages.rows import Row
 
+FEWEST_FRAMES = 1e3
+"""Least threshold: recordings with frames every minute would otherwise alarm at two sigma."""
 HELD_FRAMES = 8
 """As many as the guard of the other detectors takes for a new level (`pipeline.detect.guard`)."""
 

@@ -20,6 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.config.detect import Detection
+from pipeline.detect.clock import Clock
 from pipeline.detect.moment import moment_of_change
 from pipeline.messages.alerts import Alert
 from pipeline.messages.rows import Row, number
@@ -43,8 +44,6 @@ So the end takes as many frames to be told as an onset of this height."""
 REFERENCE_FRAMES = 40
 """Stacks alone draw lattice_z below zero, the further the better they are ordered: what counts is
 the rise above its own mean over so many frames, as far as that is negative."""
-FEWEST_FRAMES = 1e3
-"""Least threshold: recordings with frames every minute would otherwise alarm at two sigma."""
 
 
 WHAT = {
@@ -107,10 +106,8 @@ class Superlattice:
 
     def __init__(self, settings: Detection) -> None:
         self._smallest_peak = settings.smallest_peak
-        self._false_alarm_s = settings.false_alarm_hours * 3600
+        self._clock = Clock(settings.false_alarm_hours)
         self._coverage = settings.interval_coverage
-        self._periods: deque[float] = deque(maxlen=64)
-        self._last_s = math.nan
         self._times: dict[str, int] = {}
         self._begin_again()
 
@@ -126,9 +123,7 @@ class Superlattice:
     def update(self, row: Row, /) -> Iterable[Alert]:
         frame, time_s = int(row["frame"]), number(row, "time_s")
         order_z, lattice_z = number(row, "order_z"), number(row, "lattice_z")
-        if time_s > self._last_s:
-            self._periods.append(time_s - self._last_s)
-        self._last_s = time_s
+        self._clock.tick(time_s)
         if not math.isfinite(order_z):
             return
         if self._smallest_peak > 0 and not number(row, "peak_1_height") >= self._smallest_peak:
@@ -177,8 +172,7 @@ class Superlattice:
         return rise
 
     def _passed(self, watch: ShiftWatch) -> bool:
-        period = median(self._periods) if self._periods else math.inf
-        return watch.statistic > max(self._false_alarm_s / period, FEWEST_FRAMES)
+        return watch.statistic > self._clock.frames
 
     def _alert(self, kind: str, row: Row, watch: ShiftWatch) -> Alert:
         first_frame, onset, lo, hi = watch.onset()
