@@ -4,6 +4,9 @@ Atoms on special places (no free coordinate) are certain; PbI2 has one free coor
 quoted. CsPbBr3 in Pbnm has its atoms where the perovskite without tilts has them: lines that only
 the tilts of the octahedra allow are missing (they are weak; a CIF brings them). Where atoms are not
 given here, heights of lines are free.
+
+Cells are those that are usually quoted after the papers named. Preparations and temperatures differ
+by some 0.1 %, which ``cell_tolerance`` allows for.
 """
 
 from pipeline.config.phases import CrystalPhase, Site
@@ -40,14 +43,14 @@ _PHASES = (
             _site("Br", 0.5, 0.0, 0.0),
         ),
     ),
-    # ICSD 25124 (Moller), hexagonal axes.
+    # Moller, K. Dan. Vidensk. Selsk. Mat. Fys. Medd. 32 (1960) no. 3; hexagonal axes.
     CrystalPhase(
         name="Cs4PbBr6",
         cell_nm=(1.373, 1.373, 1.732),
         cell_angles_deg=(90.0, 90.0, 120.0),
         space_group="R -3 c",
     ),
-    # Lumbreras et al., Solid State Ionics 20 (1986) 295; cotunnite type.
+    # Cotunnite type; Lumbreras et al., Solid State Ionics 20 (1986) 295.
     CrystalPhase(name="PbBr2", cell_nm=(0.8062, 0.4735, 0.9540), space_group="P n m a"),
     # 2H; z of iodine 0.2675: Palosz et al., J. Phys. Condens. Matter 2 (1990) 5285.
     CrystalPhase(
@@ -60,7 +63,7 @@ _PHASES = (
     ),
     # Weller et al., J. Phys. Chem. Lett. 6 (2015) 3209. The cation turns, so no atoms.
     CrystalPhase(name="FAPbI3_alpha", cell_nm=(0.6362, 0.6362, 0.6362), space_group="P m -3 m"),
-    # Stoumpos et al., Inorg. Chem. 52 (2013) 9019: a, c; lines are those of P 63/m m c.
+    # Stoumpos et al., Inorg. Chem. 52 (2013) 9019, in P 63 m c; P 63/m m c has the same absences.
     CrystalPhase(
         name="FAPbI3_delta",
         cell_nm=(0.8660, 0.8660, 0.7902),

@@ -31,5 +31,6 @@ class LatticeAnalysis(Section):
     largest_gap_nm: float = Field(default=6.0, gt=0)
     """Surfaces of neighbouring cores are not further apart: two ligands of 18 carbons are 5 nm."""
     scherrer_k: float = Field(default=0.9, gt=0, le=2)
-    """K of Scherrer's size, 2 pi K / fwhm. 0.9: cubes along an edge, 1.07: spheres (Langford and
-    Wilson, J. Appl. Cryst. 11 (1978) 102)."""
+    """K of Scherrer's size, 2 pi K / fwhm. 0.89: cubes along an edge, or the cube root of the
+    volume of spheres; 1.11: the diameter of spheres (Langford and Wilson, J. Appl. Cryst. 11 (1978)
+    102). 1 = ``domain_nm``."""
