@@ -511,6 +511,14 @@ def test_bad_points_are_left_out_and_hopeless_curves_refused(growth_stage):
         assert row.state in ("none", "unindexed", "amorphous")
     with pytest.raises(BadFrameError, match="waxs frame 0: 0 points with finite intensity"):
         growth_stage.process(replace(curve, intensity=np.full(Q.size, np.nan)))
+    # No, or one, point in the window.
+    for few in (Q < 8.0, Q < 8.01):
+        stage = FitPhases(
+            settings(amorphous_halos=[{"q_per_nm": 20.0, "fwhm_per_nm": 8.0}], q_min_per_nm=8.0)
+        )
+        cut = replace(curve, q_per_nm=Q[few], intensity=intensity[few], sigma=sigma[few])
+        with pytest.raises(BadFrameError, match=f"waxs frame 0: {few.sum()} points with finite"):
+            stage.process(cut)
 
 
 def test_bins_without_pixels_have_the_resolution_of_their_neighbours(growth_stage):

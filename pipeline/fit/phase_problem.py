@@ -72,13 +72,18 @@ class PhasePlan:
     content: np.ndarray
     strengths: np.ndarray
     scans: tuple[Scan, ...]
-    lines: LineSearch | None
+    lines: LineSearch
 
     def fits(self, q_per_nm: np.ndarray, resolution: np.ndarray) -> bool:
         """Whether a curve is on this axis."""
         return np.array_equal(q_per_nm, self.q_axis) and np.array_equal(
             resolution, self.resolution, equal_nan=True
         )
+
+
+def window_of(settings: PhasesAnalysis, q_axis: np.ndarray) -> np.ndarray:
+    """Indices of the bins that are fitted (n,)."""
+    return np.flatnonzero((q_axis >= settings.q_min_per_nm) & (q_axis <= settings.q_max_per_nm))
 
 
 def make_plan(
@@ -88,9 +93,11 @@ def make_plan(
     resolution: np.ndarray,
     background: tuple[np.ndarray, np.ndarray] | None,
 ) -> PhasePlan:
-    """Prepare for curves on ``q_axis``; ``background`` is q and intensity of a measured one."""
-    low, high = settings.q_min_per_nm, settings.q_max_per_nm
-    window = np.flatnonzero((q_axis >= low) & (q_axis <= high))
+    """Prepare for curves on ``q_axis``, some points of which are in the window.
+
+    ``background`` is q and intensity of a measured one.
+    """
+    window = window_of(settings, q_axis)
     q = np.ascontiguousarray(q_axis[window], dtype=float)
     instrument = _instrument(settings, q, resolution[window] if resolution.size else resolution)
     free = tuple(
@@ -98,10 +105,8 @@ def make_plan(
         for lines, phase in zip(reflections, settings.phases, strict=True)
     )
     powder, strengths = _powder(settings, reflections, free, q, instrument)
-    rows: list[np.ndarray] = []
-    if q.size:
-        middle = 2.0 * (q - q[0]) / max(q[-1] - q[0], 1e-12) - 1.0
-        rows += list(np.polynomial.chebyshev.chebvander(middle, settings.background_degree).T)
+    middle = 2.0 * (q - q[0]) / (q[-1] - q[0]) - 1.0
+    rows = list(np.polynomial.chebyshev.chebvander(middle, settings.background_degree).T)
     free_rows = len(rows)
     if background is not None:
         rows.append(np.interp(q, *background))
@@ -146,11 +151,7 @@ def _instrument(settings: PhasesAnalysis, q: np.ndarray, resolution: np.ndarray)
     return FWHM_PER_SIGMA * np.interp(q, q[known], resolution[known])
 
 
-def _line_search(
-    settings: PhasesAnalysis, q: np.ndarray, instrument: np.ndarray
-) -> LineSearch | None:
-    if q.size < 2:
-        return None
+def _line_search(settings: PhasesAnalysis, q: np.ndarray, instrument: np.ndarray) -> LineSearch:
     smallest, largest = settings.size_range_nm
     full = settings.scherrer_k * 2.0 * math.pi
     return LineSearch(
@@ -200,7 +201,7 @@ def _powder(
     smallest, largest = settings.size_range_nm
     full = settings.scherrer_k * 2.0 * math.pi
     typical = full / math.sqrt(smallest * largest)
-    near = 0.5 * math.hypot(typical, float(np.median(instrument)) if q.size else 0.0)
+    near = 0.5 * math.hypot(typical, float(np.median(instrument)))
     quadratic, strength, column, strengths = [], [], [], []
     first_line, first_column = [0], [0]
     many = len(reflections)
@@ -210,8 +211,8 @@ def _powder(
         kept = np.ones(lines.q_per_nm.size, bool)
         if free[p]:
             # A line outside of the window has no height of its own that could be told.
-            kept = (lines.q_per_nm >= q[0]) if q.size else kept
-            kept &= lines.q_per_nm <= min(settings.free_q_max_per_nm, settings.q_max_per_nm)
+            last = min(settings.free_q_max_per_nm, settings.q_max_per_nm)
+            kept = (lines.q_per_nm >= q[0]) & (lines.q_per_nm <= last)
         groups, own = np.zeros(int(kept.sum()), np.int64), lines.strength[kept]
         if free[p]:
             groups = _groups(lines, near)[kept]
@@ -222,7 +223,7 @@ def _powder(
                 gaps[p] = float(np.ptp(lines.q_per_nm[kept])) / int(groups.max())
             strengths += [1.0] * (int(groups.max(initial=-1)) + 1)
         else:
-            strengths.append(_within(lines, q) if q.size else 0.0)
+            strengths.append(_within(lines, q))
         quadratic.append(lines.quadratic[kept])
         strength.append(own)
         column.append(groups + first_column[-1])
@@ -287,12 +288,10 @@ def _amorphous(
 def _scans(settings: PhasesAnalysis, powder: Powder, q: np.ndarray) -> tuple[Scan, ...]:
     """Templates of all phases, sizes and stretches."""
     scans: list[Scan] = []
-    if q.size == 0:
-        return ()
     ones = np.ones(q.size)
     reach = STRETCHES * settings.cell_tolerance
     middle = 0.5 * (max(float(q[0]), 1e-6) + min(float(q[-1]), settings.free_q_max_per_nm))
-    fine = FINEST_STEPS * float(np.median(np.diff(q))) if q.size > 1 else 0.0
+    fine = FINEST_STEPS * float(np.median(np.diff(q)))
     for p in range(len(settings.phases)):
         columns = int(powder.first_column[p + 1] - powder.first_column[p])
         for size in _sizes(*settings.size_range_nm):

@@ -9,14 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.config.phases import PhasesAnalysis
-from pipeline.fit.phase_problem import PhasePlan, make_plan
+from pipeline.fit.phase_problem import PhasePlan, make_plan, window_of
 from pipeline.fit.phase_row import make_row
 from pipeline.fit.phase_search import Points, choose_phases
 from pipeline.fit.reflections import reflections_of
-from pipeline.kernels.noise import FEWEST_VALUES, local_scatter
+from pipeline.fit.usable import usable_points
 from pipeline.kernels.weights import counting_gain, counting_weight, running_mean
 from pipeline.messages import (
-    BadFrameError,
     Line,
     Result,
     RunStart,
@@ -94,6 +93,7 @@ class FitPhases:
         BadFrameError
             If too few points can be used.
         """
+        points = self._usable(message)
         plan = self._plan
         if plan is None or not plan.fits(message.q_per_nm, message.q_resolution_per_nm):
             plan = self._plan = make_plan(
@@ -103,32 +103,16 @@ class FitPhases:
                 message.q_resolution_per_nm,
                 self._background,
             )
-        points = self._usable(message, plan)
         chosen = choose_phases(plan, points, self.settings.report_sigma)
         lines = self._lines(plan, points)
         row = make_row(self.settings, plan, points, message, chosen, lines)
         return row, WaxsLines.of(message.frame, message.time_s, lines)
 
-    def _usable(self, curve: WaxsCurve, plan: PhasePlan) -> Points:
+    def _usable(self, curve: WaxsCurve) -> Points:
         """Points in the window."""
-        intensity = np.array(curve.intensity[plan.window], dtype=float)
-        sigma = np.array(curve.sigma[plan.window], dtype=float)
-        finite = np.isfinite(intensity)
-        good = finite & np.isfinite(sigma) & (sigma > 0)
-        estimated = bool(not good.any() and np.count_nonzero(finite) >= FEWEST_VALUES)
-        if estimated:
-            sigma = local_scatter(intensity)
-            good = finite & np.isfinite(sigma) & (sigma > 0)
-        if np.count_nonzero(good) < MIN_POINTS:
-            raise BadFrameError(
-                f"waxs frame {curve.frame}: {np.count_nonzero(good)} points with finite intensity "
-                f"and sigma > 0 between {self.settings.q_min_per_nm} and "
-                f"{self.settings.q_max_per_nm} 1/nm, a fit needs {MIN_POINTS}: check mask and "
-                "q_min_per_nm, q_max_per_nm"
-            )
-        intensity[~good] = 0.0
-        sigma[~good] = np.inf
-        estimated = estimated or curve.sigma_estimated
+        window = window_of(self.settings, curve.q_per_nm)
+        ends = self.settings.q_min_per_nm, self.settings.q_max_per_nm
+        intensity, sigma, estimated = usable_points(curve, window, ends, MIN_POINTS, "waxs")
         weight = 1.0 / sigma
         if self.settings.weights == "model" and not estimated:
             gain = counting_gain(intensity, sigma)
@@ -141,8 +125,6 @@ class FitPhases:
     @staticmethod
     def _lines(plan: PhasePlan, points: Points) -> tuple[Line, ...]:
         """Lines over the same background, whatever the phases."""
-        if plan.lines is None:
-            return ()
         sigma = np.full(points.weight.size, np.inf)
         used = points.weight > 0.0
         sigma[used] = 1.0 / points.weight[used]

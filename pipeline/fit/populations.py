@@ -13,11 +13,11 @@ from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.fit.population_problem import Plan, make_plan, priors_text
 from pipeline.fit.population_row import RowMaker
-from pipeline.kernels.noise import FEWEST_VALUES, local_scatter
+from pipeline.fit.usable import usable_points
 from pipeline.kernels.population_fit import BOTH, Fits, empty_fits, fill_model, fit_frame
 from pipeline.kernels.residual_tests import ResidualVerdict, residual_verdict
 from pipeline.kernels.variable_projection import prior_penalty
-from pipeline.messages import BadFrameError, Curve, FittedCurve, Populations, Result, RunStart
+from pipeline.messages import Curve, FittedCurve, Populations, Result, RunStart
 
 SEARCH_PENALTY = 14.0
 """Added to presence_sigma^2 for the nanocrystals, whose diameter and width are searched. It is
@@ -157,24 +157,8 @@ class FitPopulations:
 
     def _usable(self, curve: Curve, plan: Plan) -> Points:
         """Points in the window."""
-        intensity = np.array(curve.intensity[plan.window], dtype=float)
-        sigma = np.array(curve.sigma[plan.window], dtype=float)
-        finite = np.isfinite(intensity)
-        good = finite & np.isfinite(sigma) & (sigma > 0)
-        estimated = bool(not good.any() and np.count_nonzero(finite) >= FEWEST_VALUES)
-        if estimated:
-            sigma = local_scatter(intensity)
-            good = finite & np.isfinite(sigma) & (sigma > 0)
-        if np.count_nonzero(good) < MIN_POINTS:
-            raise BadFrameError(
-                f"saxs frame {curve.frame}: {np.count_nonzero(good)} points with finite intensity "
-                f"and sigma > 0 between {self.settings.q_min_per_nm} and "
-                f"{self.settings.q_max_per_nm} 1/nm, a fit needs {MIN_POINTS}: check mask and "
-                "q_min_per_nm, q_max_per_nm"
-            )
-        intensity[~good] = 0.0
-        sigma[~good] = np.inf
-        return Points(intensity, sigma, estimated or curve.sigma_estimated)
+        ends = self.settings.q_min_per_nm, self.settings.q_max_per_nm
+        return Points(*usable_points(curve, plan.window, ends, MIN_POINTS, "saxs"))
 
     def _fit(self, frame: int, plan: Plan, points: Points) -> Fits:
         """Fit every model with the same weights, those of the fullest one."""
