@@ -214,7 +214,11 @@ def test_questions_about_a_run_that_is_not_there(command: Command, store: StoreP
 def test_doctor(command: Command, store: StoreProcess, config: Path, tmp_path: Path) -> None:
     done = command("doctor", "--data-dir", store.folder, "--config", config)
     assert done.code == 0, done.out
-    for line in (f"Tiled answers at {store.address.url}", "is valid", "kernels of saxs are compil"):
+    for line in (
+        f"Tiled answers at {store.address.url}",
+        "is valid",
+        "kernels are compiled (reduce_saxs",
+    ):
         assert line in done.out
     (tmp_path / "typo.yaml").write_text("nam: a\n")
     done = command("doctor", "--data-dir", store.folder, "--config", tmp_path / "typo.yaml")

@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.sequences import FLAT_PER_CM, Q_PER_NM, counted
 from detectors.sample import Synthesis
 from pipeline.cli.screen import Screen
-from pipeline.cli.shown import doubts, measured
+from pipeline.cli.shown import crystals, doubts, measured, ordered
 from pipeline.config import RunConfig
 from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
@@ -115,3 +115,54 @@ def test_why_there_is_no_optical_size():
     assert doubts(row) == "no optical size: outside 2.362 to 3.4 eV"
     assert doubts({**row, "size_flag": ""}) == ""
     assert doubts(None) == ""
+
+
+ORDERED = {"order_kind": "stack", "order_z": 12.34, "spacing_nm": 14.82, "spacing_nm_err": 0.015}
+FORM = {"choice": "modelled", "diameter_nm": 11.73, "diameter_nm_err": 0.02}
+FORM |= {"surface_nm": 3.09, "surface_nm_err": 0.03}
+LATTICE = {"lattice": "fcc", "candidate": "fcc", "probability": 0.991, "consistent": True}
+LATTICE |= {"consistent_reason": "", "a_nm": 12.0, "a_nm_err": 0.02, "domain_nm": NAN}
+
+
+def test_order_is_told_with_what_it_rests_on():
+    assert ordered(None, None, None) == []
+    assert ordered({"order_z": NAN, "order_kind": ""}, None, None) == []
+    assert ordered({"order_z": 0.4, "order_kind": "", "spacing_nm": NAN}, None, None) == [
+        ("order", "none seen (0.4 σ)")
+    ]
+    assert ordered(ORDERED, FORM, {**LATTICE, "lattice": ""}) == [
+        ("order", "stack (12.3 σ)"),
+        ("spacing", "14.820 ± 0.015 nm"),
+        ("diameter under order", "11.730 ± 0.020 nm"),
+        ("between surfaces", "3.090 ± 0.030 nm"),
+    ]
+    # The form factor of a frame without order is that of the populations, which stand above.
+    fitted = {**FORM, "choice": "fitted"}
+    assert ordered(ORDERED, fitted, None)[-1] == ("spacing", "14.820 ± 0.015 nm")
+
+
+def test_a_lattice_is_told_and_why_it_cannot_be():
+    said = dict(ordered(ORDERED, None, LATTICE))
+    assert said["lattice"] == "fcc (fcc 0.99)"
+    assert said["a"] == "12.000 ± 0.020 nm"
+    assert "domain" not in said
+    impossible = {"consistent": False, "consistent_reason": "cores overlap"}
+    assert dict(ordered(ORDERED, None, LATTICE | impossible))["note (lattice)"] == "cores overlap"
+
+
+def test_crystals_are_told_by_phase():
+    row = {"state": "crystalline", "crystalline_fraction": 0.75, "crystalline_fraction_err": 0.06}
+    row |= {"crystalline_z": 21.0, "confounded": "P, Q"}
+    for number, (name, present) in enumerate((("P", 1), ("Q", 0), ("", 0)), 1):
+        row |= {f"phase_{number}_name": name, f"phase_{number}_present": present}
+        row |= {f"phase_{number}_size_nm": 8.2, f"phase_{number}_size_nm_err": 0.18}
+        row[f"phase_{number}_probability"] = 0.535
+    assert crystals(row) == [
+        ("crystals", "crystalline"),
+        ("crystalline", "0.750 ± 0.060"),
+        ("significance", "21.0 standard deviations"),
+        ("P", "probability 0.54, crystallites 8.20 ± 0.18 nm"),
+        ("note (crystals)", "cannot be told apart: P, Q"),
+    ]
+    assert crystals(None) == []
+    assert crystals({"state": ""}) == []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import multiprocessing
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pipeline.cli.configs import acquired_streams, streams_of
 from pipeline.config import RunConfig
 from pipeline.config.acquisition import OphydDevices
 from pipeline.config.loader import ConfigError, load_config
+from pipeline.runner import StageChain
 
 PACKAGES = (
     "numpy",
@@ -62,7 +65,7 @@ def examine(data_dir: Path, tiled: str | None, config_file: Path | None, console
         lambda: _folder(data_dir),
         lambda: _server(data_dir, tiled),
         lambda: _devices(config),
-        lambda: _kernels(config),
+        lambda: _kernels(_everything() if config_file is None else config),
     )
     for check in checks:
         findings.extend(check())
@@ -137,11 +140,35 @@ def _devices(config: RunConfig) -> Iterator[Finding]:
         yield Finding(found, text)
 
 
-def _kernels(config: RunConfig) -> Iterator[Finding]:
-    from pipeline.runner import StageChain
+def _everything() -> RunConfig:
+    """A config that asks for all that there is, so that no first run waits for a compiler."""
+    return RunConfig.model_validate(
+        {
+            "acquisition": {"devices": {"type": "simulated", "waxs": {}}},
+            "saxs": {"assembly": {}, "size_distribution": {}},
+            "waxs": {"phases": {"phases": ["CsPbBr3_Pbnm"]}},
+            "absorbance": {"magic": {}},
+        }
+    )
 
-    for stream in streams_of(config):
-        began = time.monotonic()
-        StageChain(stages_for(stream, config)).warm_up()
-        took = time.monotonic() - began
-        yield Finding(True, f"kernels of {stream} are compiled ({took:.1f} s)")
+
+def _kernels(config: RunConfig) -> Iterator[Finding]:
+    """Each stage's in a process of its own: compilers take minutes, and there are cores."""
+    began = time.monotonic()
+    jobs = [
+        (config, stream, place)
+        for stream in streams_of(config)
+        for place in range(len(stages_for(stream, config)))
+    ]
+    # Forks would share the locks of numba's threads.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        names = list(pool.map(_warm_up, *zip(*jobs, strict=True)))
+    took = time.monotonic() - began
+    yield Finding(True, f"kernels are compiled ({', '.join(names)}; {took:.1f} s)")
+
+
+def _warm_up(config: RunConfig, stream: str, place: int) -> str:
+    """Compile one stage of a stream, or load it from the disk's cache; its name."""
+    stage = stages_for(stream, config)[place]
+    StageChain([stage]).warm_up()
+    return stage.name
