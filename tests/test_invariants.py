@@ -23,7 +23,6 @@ from pipeline.kernels.invariants import model_free
 from pipeline.kernels.linear import inverse3
 from pipeline.messages import Curve, Invariants, Populations, Stage
 from tests.test_pd_fits import FIT as PD_FIT
-from tests.test_pd_fits import scatter
 from tests.test_residual_tests import read_standard
 
 FLAT_PER_CM = 0.03
@@ -282,6 +281,14 @@ def test_colloid_of_5_per_cent_scatters_forward_less_by_its_repulsion(data_dir):
     assert row.volume_diameter_nm**3 / volume == pytest.approx(0.95**4 / 1.1**2, rel=0.06)
     concentrated = one(curve_of(*read_standard(path / "Colloid_conc.dat")))
     assert not concentrated.guinier_valid
+
+
+def scatter(intensity: np.ndarray) -> np.ndarray:
+    """Errors from the second differences of 25 neighbours, by their median size."""
+    second = np.abs(intensity[:-2] - 2 * intensity[1:-1] + intensity[2:]) / np.sqrt(6)
+    second = np.pad(second, 1, mode="edge")
+    near = (second[max(i - 12, 0) : i + 13] for i in range(second.size))
+    return np.array([np.median(part) * 1.4826 for part in near])
 
 
 @pytest.mark.real_data

@@ -11,6 +11,7 @@ from pipeline.config.populations import PopulationsFit
 from pipeline.config.sample import Sample
 from pipeline.fit.assembly import AnalyseAssembly
 from pipeline.fit.populations import FitPopulations
+from pipeline.kernels.noise import local_scatter
 from pipeline.messages import Curve, Peak, Populations
 
 pytestmark = pytest.mark.real_data
@@ -27,14 +28,6 @@ FIT = PopulationsFit(
 ORDER = AssemblyAnalysis(spacing_range_nm=(5.0, 9.0), q_max_per_nm=3.0, least_height=0.1)
 
 
-def scatter(intensity: np.ndarray) -> np.ndarray:
-    """Errors from the second differences of 25 neighbours, by their median size."""
-    second = np.abs(intensity[:-2] - 2 * intensity[1:-1] + intensity[2:]) / np.sqrt(6)
-    second = np.pad(second, 1, mode="edge")
-    near = (second[max(i - 12, 0) : i + 13] for i in range(second.size))
-    return np.array([np.median(part) * 1.4826 for part in near])
-
-
 def measured(folder: Path, line: dict[str, str], frame: int) -> Curve:
     """The curve of one line of a series' index."""
     q_per_angstrom, intensity = np.loadtxt(folder / line["file"], unpack=True)
@@ -43,7 +36,7 @@ def measured(folder: Path, line: dict[str, str], frame: int) -> Curve:
         time_s=float(line["t_s"]),
         q_per_nm=10 * q_per_angstrom,
         intensity=intensity,
-        sigma=scatter(intensity),
+        sigma=local_scatter(intensity),
         absolute=False,
     )
 
