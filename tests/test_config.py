@@ -117,6 +117,21 @@ def test_tag_chooses_the_kind_of_devices():
             "x.yaml:3: saxs.reduce.bins should be a valid integer, unable to parse string as an "
             "integer, got 'many'",
         ),
+        (
+            "saxs:\n  assembly:\n    spacing_range_nm: [20, 12]\n",
+            "x.yaml:3: saxs.assembly.spacing_range_nm expected 0 < first < second, "
+            "got (20.0, 12.0)",
+        ),
+        (
+            "saxs:\n  assembly:\n    peak_fwhm_per_nm: [0.08, 0.03]\n",
+            "x.yaml:3: saxs.assembly.peak_fwhm_per_nm expected ascending from above 0, "
+            "got (0.08, 0.03)",
+        ),
+        (
+            "waxs:\n  phases:\n    phases: [CsPbBr3]\n",
+            "x.yaml:3: waxs.phases.phases.0 expected one of CsPbBr3_Pbnm, CsPbBr3_Pm-3m, Cs4PbBr6, "
+            "PbBr2, PbI2, FAPbI3_alpha, FAPbI3_delta, or a cell; got 'CsPbBr3'",
+        ),
         ("saxs: 5\n", "x.yaml:1: saxs should be a section, got 5"),
         ("sample:\n  system:\n", "x.yaml:2: sample.system should be a valid string, got nothing"),
         ("name: a\nsaxs: {}\nname: b\n", "x.yaml:3: name stands twice, first in line 1"),

@@ -60,10 +60,12 @@ def ordered(
     if form is not None and form.get("choice") == "modelled":
         said += present(form, FORM)
     if lattice is not None and lattice.get("lattice"):
-        probable = f"{lattice['candidate']} {lattice['probability']:.2f}"
+        probable = f"{lattice['candidate'] or 'of none'} {lattice['probability']:.2f}"
         said += [("lattice", f"{lattice['lattice']} ({probable})"), *present(lattice, LATTICE)]
         if not lattice["consistent"] and lattice["consistent_reason"]:
-            said.append(("note (lattice)", lattice["consistent_reason"]))
+            said.append(
+                ("note (lattice)", f"if {lattice['candidate']}: {lattice['consistent_reason']}")
+            )
     return said
 
 
@@ -75,9 +77,12 @@ def crystals(row: dict[str, Any] | None) -> list[tuple[str, str]]:
     number = 1
     while row.get(name := f"phase_{number}_name"):
         if row[f"phase_{number}_present"]:
-            size = measured(row, f"phase_{number}_size_nm", "nm", 1)
-            probability = measured(row, f"phase_{number}_probability", "", 2)
-            said.append((str(row[name]), f"probability {probability}, crystallites {size}"))
+            known = [
+                ("probability", measured(row, f"phase_{number}_probability", "", 2)),
+                ("crystallites", measured(row, f"phase_{number}_size_nm", "nm", 1)),
+            ]
+            told = ", ".join(f"{what} {value}" for what, value in known if value != "-")
+            said.append((str(row[name]), told or "present"))
         number += 1
     if row.get("confounded"):
         said.append(("note (crystals)", f"cannot be told apart: {row['confounded']}"))

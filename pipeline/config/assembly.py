@@ -1,6 +1,9 @@
 """How order among the particles is sought."""
 
-from pydantic import Field
+from itertools import pairwise
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Section
 
@@ -26,3 +29,14 @@ class AssemblyAnalysis(Section):
     sheet_area_nm2: float | None = Field(default=None, gt=0)
     """Area per particle within a sheet, for the share of particles in stacks, which is as good as
     this. Absent = the square of the spacing."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not 0 < self.spacing_range_nm[0] < self.spacing_range_nm[1]:
+            raise ValueError(
+                f"spacing_range_nm: expected 0 < first < second, got {self.spacing_range_nm}"
+            )
+        widths = self.peak_fwhm_per_nm
+        if not widths[0] > 0 or any(b <= a for a, b in pairwise(widths)):
+            raise ValueError(f"peak_fwhm_per_nm: expected ascending from above 0, got {widths}")
+        return self

@@ -85,5 +85,5 @@ def known_phase(name: str) -> CrystalPhase:
         If there is none of that name.
     """
     if name not in KNOWN:
-        raise ValueError(f"phase: expected one of {', '.join(KNOWN)}, or a cell; got {name!r}")
+        raise ValueError(f"expected one of {', '.join(KNOWN)}, or a cell; got {name!r}")
     return KNOWN[name]

@@ -270,9 +270,11 @@ def _explain(detail: ErrorDetails, lines: dict[Location, int], source: str) -> t
     else:
         text = re.sub(r"^(Input|Value|String|Tuple) should ", "should ", message)
         text = text.replace("a valid tuple", "a list, e.g. [1, 2]")
-        if not (kind == "value_error" and isinstance(detail["input"], dict)):
+        text = text.removesuffix(f" after validation, not {context.get('actual_length')}")
+        if not (kind == "value_error" and (isinstance(detail["input"], dict) or "got " in text)):
             text += f", got {got}"
-        text = text.removeprefix(f"{location[-1]} ")
+        # Keys of which the text says itself that they are meant.
+        text = text.removeprefix(f"{location[-1]} ").removeprefix(f"{location[-1]}: ")
     return line, f"{where} {text}"
 
 
