@@ -579,7 +579,7 @@ def test_maps_of_a_class_that_is_not_known_here():
     announced = codec._describe(WaxsCake) | {"class": "Texture", "node": "saxs/texture"}
     made = codec._announced(announced)
     assert issubclass(made, MapResult)
-    assert MapNode.of(made) == MapNode(
+    assert replace(MapNode.of(made), about="") == MapNode(
         "saxs/texture", WaxsCake.AXES, ("intensity", "sigma"), WaxsCake.CONSTANTS
     )
     assert codec._describe(made) == announced

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from inspect import getdoc
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -61,10 +62,11 @@ def ledger_node(stream: str) -> str:
 
 @dataclass(frozen=True)
 class TableNode:
-    """A table with one row a frame."""
+    """A table with one row a frame. ``about`` is what its result's class says of the columns."""
 
     path: str
     schema: pa.Schema
+    about: str = ""
 
     @classmethod
     def of(cls, result: type[RowResult]) -> TableNode:
@@ -73,11 +75,12 @@ class TableNode:
         hints = get_type_hints(result)
         names = [field.name for field in fields(result)]
         try:
-            return cls(result.NODE, pa.schema([(n, ARROW_TYPES[hints[n]]) for n in names]))
+            schema = pa.schema([(n, ARROW_TYPES[hints[n]]) for n in names])
         except KeyError as error:
             raise LayoutError(
                 f"{result.__name__}: a column is float, int, str or bool, not {error.args[0]}"
             ) from None
+        return cls(result.NODE, schema, getdoc(result) or "")
 
     def absent(self, frame: int, time_s: float) -> dict[str, Any]:
         """The row of a frame that gave no result."""
@@ -105,7 +108,8 @@ class TableNode:
 class ArrayNode:
     """An array of shape (frame, line, axis), with what stands once beside it.
 
-    ``constants`` are a result's fields along the axis, each with its node.
+    ``constants`` are a result's fields along the axis, each with its node; ``about`` is what the
+    result's class says of all.
     """
 
     path: str
@@ -113,28 +117,42 @@ class ArrayNode:
     axis: str
     lines: tuple[str, ...]
     constants: tuple[tuple[str, str], ...] = ()
+    about: str = ""
 
     @classmethod
     def of(cls, result: type[ArrayResult]) -> ArrayNode:
         """The array that a result's class asks for."""
         assert result.NODE is not None
-        return cls(result.NODE, result.AXIS_NODE, result.AXIS, result.LINES, result.CONSTANTS)
+        return cls(
+            result.NODE,
+            result.AXIS_NODE,
+            result.AXIS,
+            result.LINES,
+            result.CONSTANTS,
+            getdoc(result) or "",
+        )
 
     def find(self, message: FrameResults) -> Result | None:
         """This node's result of a frame, if it has one."""
         return next((r for r in message.results if self.path == r.NODE), None)
 
     def facts(self, result: Result) -> dict[str, Any]:
-        """What a result says of itself apart from arrays: metadata of the node, the same for all.
+        """What a reader must know of the array: metadata of the node, the same for all frames.
 
-        Of a curve, whether it is ``absolute``.
+        What its dimensions, lines and numbers are, and what a result says of itself apart from
+        arrays: of a curve, whether it is ``absolute``.
         """
         values = {field.name: getattr(result, field.name) for field in fields(result)}
-        return {
+        own = {
             name: value
             for name, value in values.items()
             if isinstance(value, bool | int | float | str) and name not in ("frame", "time_s")
         }
+        return _described(self.about, ["frame", "line", self.axis_path], self.lines) | own
+
+    def quantities(self) -> dict[str, str]:
+        """By node beside the array: the name of its quantity, with the unit."""
+        return {self.axis_path: self.axis} | {path: name for name, path in self.constants}
 
     def along_axis(self, result: Result) -> dict[str, np.ndarray]:
         """By node: the axis (n,), and each constant that is known, (n,)."""
@@ -175,19 +193,29 @@ class MapNode:
     """An array of shape (slab, line, *map*), slab n of frame n * every, with what stands beside it.
 
     ``axes`` are a result's fields along the map's axes and ``constants`` further maps, each with
-    its node.
+    its node; ``about`` is what the result's class says of all.
     """
 
     path: str
     axes: tuple[tuple[str, str], ...]
     lines: tuple[str, ...]
     constants: tuple[tuple[str, str], ...] = ()
+    about: str = ""
 
     @classmethod
     def of(cls, result: type[MapResult]) -> MapNode:
         """The array that a result's class asks for."""
         assert result.NODE is not None
-        return cls(result.NODE, result.AXES, result.LINES, result.CONSTANTS)
+        return cls(result.NODE, result.AXES, result.LINES, result.CONSTANTS, getdoc(result) or "")
+
+    def facts(self, every: int) -> dict[str, Any]:
+        """Metadata of the node, of which every so-manieth frame has a slab."""
+        dimensions = ["slab", "line", *(path for _, path in self.axes)]
+        return _described(self.about, dimensions, self.lines) | {EVERY: every}
+
+    def quantities(self) -> dict[str, str]:
+        """By node beside the maps: the name of its quantity, with the unit."""
+        return {path: name for name, path in (*self.axes, *self.constants)}
 
     def find(self, message: FrameResults) -> MapResult | None:
         """This node's map of a frame, if it has one."""
@@ -221,6 +249,10 @@ class MapNode:
                 )
             line[...] = values
         return slab
+
+
+def _described(about: str, dimensions: Sequence[str], lines: Sequence[str]) -> dict[str, Any]:
+    return {"about": about, "dimensions": list(dimensions), "lines": list(lines)}
 
 
 def ledger(frames: Sequence[FrameResults]) -> pa.Table:

@@ -121,14 +121,14 @@ class RunContainer:
             self._present.add(path)
             return missing
 
-    def table(self, path: str, schema: pa.Schema) -> int:
+    def table(self, path: str, schema: pa.Schema, about: str = "") -> int:
         """Make a table if it is missing; the number of rows that it has."""
         source = DataSource(
             structure=TableStructure.from_schema(schema, 1),
             structure_family=StructureFamily.table,
             mimetype="application/x-tiled-sql-table",
         )
-        if self._make(path, source):
+        if self._make(path, source, {"about": about} if about else None):
             return 0
         table = self._node(path)
         missing = set(schema.names) ^ set(table.columns)
@@ -147,7 +147,7 @@ class RunContainer:
             return CHUNK_FRAMES
         return int(self._node(path).shape[0])
 
-    def maps(self, path: str, shape: tuple[int, ...], every: int) -> int:
+    def maps(self, path: str, shape: tuple[int, ...], facts: Mapping[str, Any]) -> int:
         """Make an array of one NaN chunk of maps, if it is missing; how many it has.
 
         Raises
@@ -157,10 +157,10 @@ class RunContainer:
         """
         slab_bytes = np.dtype(np.float32).itemsize * math.prod(shape)
         empty = np.full((max(MAP_CHUNK_BYTES // slab_bytes, 1), *shape), np.nan, np.float32)
-        if self._make(path, _array_source(empty), {EVERY: every}):
+        if self._make(path, _array_source(empty), facts):
             self.data.patch(self.segments(path), empty, 0, streamed=False)
             return len(empty)
-        node = self._node(path)
+        node, every = self._node(path), facts[EVERY]
         if tuple(node.shape[1:]) != shape or node.metadata.get(EVERY) != every:
             raise LayoutError(
                 f"{self.run}/{path} was written with maps of {tuple(node.shape[1:])} every "
@@ -169,10 +169,10 @@ class RunContainer:
             )
         return int(node.shape[0])
 
-    def axis(self, path: str, values: np.ndarray) -> None:
+    def axis(self, path: str, values: np.ndarray, quantity: str) -> None:
         """Store an axis, or what is constant along it; a second time changes nothing."""
         values = np.asarray(values, dtype=float)
-        self._make(path, _array_source(values))
+        self._make(path, _array_source(values), {"quantity": quantity})
         self.data.patch(self.segments(path), values, 0, streamed=values.ndim == 1)
 
     def live_array(self, path: str, shape: tuple[int, ...]) -> None:
@@ -306,8 +306,9 @@ class StreamWriter:
             assert result is not None
             along = node.along_axis(result)
             shape = (len(node.lines), len(along[node.axis_path]))
+            quantities = node.quantities()
             for path, values in along.items():
-                self._container.axis(path, values)
+                self._container.axis(path, values, quantities[path])
             self._slabs[node.path] = self._container.array(node.path, shape, node.facts(result))
             self._blanks[node.path] = np.full((1, *shape), np.nan)
             if self._container.data.publishes:
@@ -331,10 +332,12 @@ class StreamWriter:
             )
         with self._lock:
             if node.path not in self._map_shapes:
-                self._slabs[node.path] = self._container.maps(node.path, shape, result.every)
+                facts = node.facts(result.every)
+                self._slabs[node.path] = self._container.maps(node.path, shape, facts)
                 self._blanks[node.path] = np.full((1, *shape), np.nan, np.float32)
+                quantities = node.quantities()
                 for path, values in node.beside(result).items():
-                    self._container.axis(path, values)
+                    self._container.axis(path, values, quantities[path])
                 self._map_shapes[node.path] = shape, result.every
             known = self._map_shapes[node.path]
         if known != (shape, result.every):
@@ -423,6 +426,6 @@ class StreamWriter:
         try:
             self._container.data.append(path, self._rows_of(table, frames))
         except Exception:
-            self._rows[table.path] = self._container.table(table.path, table.schema)
+            self._rows[table.path] = self._container.table(table.path, table.schema, table.about)
             raise
         self._rows[table.path] = frames[-1].frame + 1
