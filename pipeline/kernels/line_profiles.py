@@ -172,10 +172,10 @@ def make_rows(most: int, points: int, rank: int) -> Rows:
 
 
 @njit(cache=True, nogil=True)
-def copy_moved(source, target, moves, count):
-    """Those of the first ``count`` lines of ``source`` that move, into ``target``."""
+def copy_lines(source, target, chosen, count):
+    """Those of the first ``count`` lines of ``source`` that are chosen, into ``target``."""
     for j in range(count):
-        if not moves[j]:
+        if not chosen[j]:
             continue
         low, high = source.supports[j, 0], source.supports[j, 1]
         target.supports[j, 0], target.supports[j, 1] = low, high
@@ -222,25 +222,66 @@ def fill_line(q_per_nm, data_w, scale_w, basis, place_per_nm, fwhm_per_nm, rows,
         value[i] = line
         by_place[i] = line * 2.0 * FOUR_LN2 * distance / fwhm_per_nm
         by_width[i] = line * 2.0 * FOUR_LN2 * distance * distance / fwhm_per_nm
+    rows.moment[3 * j], rows.moment[3 * j + 1], rows.moment[3 * j + 2] = _three_dots(
+        value, by_place, by_width, data_w, low, high
+    )
+    for b in range(basis.shape[0]):
+        rows.shares[3 * j, b], rows.shares[3 * j + 1, b], rows.shares[3 * j + 2, b] = _three_dots(
+            value, by_place, by_width, basis[b], low, high
+        )
+
+
+@njit(cache=True, nogil=True)
+def _three_dots(first, second, third, other, low, high):
+    """Products of three lines with another over ``low`` to ``high``.
+
+    Supports are of some ten points, for which three calls of `dot` are mostly calls.
+    """
+    a, b, c = 0.0, 0.0, 0.0
+    for i in range(low, high):
+        a += first[i] * other[i]
+        b += second[i] * other[i]
+        c += third[i] * other[i]
+    return a, b, c
+
+
+@njit(cache=True, nogil=True)
+def _fill_block(rows, j, other):
+    """Products of two lines, or of one with itself."""
+    low = max(rows.supports[j, 0], rows.supports[other, 0])
+    high = min(rows.supports[j, 1], rows.supports[other, 1])
     for r in range(3 * j, 3 * j + 3):
-        line = rows.lines_w[r, low:high]
-        rows.moment[r] = dot(line, data_w[low:high])
-        for b in range(basis.shape[0]):
-            rows.shares[r, b] = dot(line, basis[b, low:high])
+        shared = _three_dots(
+            rows.shares[3 * other], rows.shares[3 * other + 1], rows.shares[3 * other + 2],
+            rows.shares[r], 0, rows.shares.shape[1],
+        )  # fmt: skip
+        met = _three_dots(
+            rows.lines_w[3 * other], rows.lines_w[3 * other + 1], rows.lines_w[3 * other + 2],
+            rows.lines_w[r], low, high,
+        )  # fmt: skip
+        for s in range(3):
+            product = met[s] - shared[s]
+            rows.gram[r, 3 * other + s] = rows.gram[3 * other + s, r] = product
 
 
 @njit(cache=True, nogil=True)
 def fill_products(rows, j, count):
     """Products of line ``j`` with the first ``count`` lines, itself among them."""
     for other in range(count):
-        low = max(rows.supports[j, 0], rows.supports[other, 0])
-        high = min(rows.supports[j, 1], rows.supports[other, 1])
-        for r in range(3 * j, 3 * j + 3):
-            for s in range(3 * other, 3 * other + 3):
-                product = -dot(rows.shares[r], rows.shares[s])
-                if high > low:
-                    product += dot(rows.lines_w[r, low:high], rows.lines_w[s, low:high])
-                rows.gram[r, s] = rows.gram[s, r] = product
+        _fill_block(rows, j, other)
+
+
+@njit(cache=True, nogil=True)
+def fill_moved(q_per_nm, data_w, scale_w, basis, at, moves, count, rows):
+    """Those of the first ``count`` lines, at ``at`` (m, 2), that move, and all their products."""
+    for j in range(count):
+        if moves[j]:
+            fill_line(q_per_nm, data_w, scale_w, basis, at[j, 0], at[j, 1], rows, j)
+    for j in range(count):
+        for other in range(count if moves[j] else 0):
+            # Of two that move the products are filled once.
+            if other <= j or not moves[other]:
+                _fill_block(rows, j, other)
 
 
 @njit(cache=True, nogil=True)

@@ -37,7 +37,13 @@ from pipeline.kernels.line_judgement import (
     widest_misfit,
 )
 from pipeline.kernels.line_profiles import Grid, fill_residual, make_rows, whiten_templates
-from pipeline.kernels.line_refinement import fill_covariance, height_error, is_pressed, refine
+from pipeline.kernels.line_refinement import (
+    fill_covariance,
+    height_error,
+    height_errors,
+    is_pressed,
+    refine,
+)
 from pipeline.kernels.order import REACH, noise_level, project_out
 
 LINE, EDGE = 1, 2
@@ -178,7 +184,7 @@ class _Fit:
 
     def errors(self) -> np.ndarray:
         """Errors of all heights if nothing were there (m,)."""
-        return np.array([self.error(j) for j in range(self.count)])
+        return self.noise * height_errors(self.rows, self.at, self.bounds, self.heights, self.count)
 
     def keep(self) -> None:
         """Remember all as it is."""
