@@ -246,22 +246,39 @@ def _three_dots(first, second, third, other, low, high):
 
 
 @njit(cache=True, nogil=True)
+def _nine_dots(lines, first, second, low, high):
+    """Products of rows ``first`` to ``first + 2`` with those from ``second`` on, ``low`` to ``high``.
+
+    Side by side, as one sum alone waits for its own last addition.
+    """
+    aa, ab, ac, ba, bb, bc, ca, cb, cc = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(low, high):
+        a, b, c = lines[first, i], lines[first + 1, i], lines[first + 2, i]
+        d, e, f = lines[second, i], lines[second + 1, i], lines[second + 2, i]
+        aa += a * d
+        ab += a * e
+        ac += a * f
+        ba += b * d
+        bb += b * e
+        bc += b * f
+        ca += c * d
+        cb += c * e
+        cc += c * f
+    return aa, ab, ac, ba, bb, bc, ca, cb, cc
+
+
+@njit(cache=True, nogil=True)
 def _fill_block(rows, j, other):
     """Products of two lines, or of one with itself."""
     low = max(rows.supports[j, 0], rows.supports[other, 0])
     high = min(rows.supports[j, 1], rows.supports[other, 1])
-    for r in range(3 * j, 3 * j + 3):
-        shared = _three_dots(
-            rows.shares[3 * other], rows.shares[3 * other + 1], rows.shares[3 * other + 2],
-            rows.shares[r], 0, rows.shares.shape[1],
-        )  # fmt: skip
-        met = _three_dots(
-            rows.lines_w[3 * other], rows.lines_w[3 * other + 1], rows.lines_w[3 * other + 2],
-            rows.lines_w[r], low, high,
-        )  # fmt: skip
+    shared = _nine_dots(rows.shares, 3 * j, 3 * other, 0, rows.shares.shape[1])
+    met = _nine_dots(rows.lines_w, 3 * j, 3 * other, low, high)
+    for r in range(3):
         for s in range(3):
-            product = met[s] - shared[s]
-            rows.gram[r, 3 * other + s] = rows.gram[3 * other + s, r] = product
+            product = met[3 * r + s] - shared[3 * r + s]
+            rows.gram[3 * j + r, 3 * other + s] = product
+            rows.gram[3 * other + s, 3 * j + r] = product
 
 
 @njit(cache=True, nogil=True)

@@ -48,9 +48,9 @@ from pipeline.kernels.order import REACH, noise_level, project_out
 
 LINE, EDGE = 1, 2
 """Kinds: a line; a feature of the window's end or without a second flank."""
-ENOUGH, ENOUGH_AT_LAST = 1e-2, 1e-5
+ENOUGH, ENOUGH_AT_LAST = 1e-2, 1e-3
 """Fall of chi-square that ends a refinement: 0.1 standard errors from the minimum while lines are
-sought, where it adds as much to a further line's score, and 0.003 at last."""
+sought, where it adds as much to a further line's score, and 0.03 at last."""
 STEPS = 25
 MOST_REFUSED = 6
 """Further lines that turn out to be none, after which there are no more."""
@@ -262,7 +262,8 @@ def _try(fit: _Fit, more: tuple[tuple[float, float], ...], without: int, least_g
     kept = fit.count
     for place, width in more:
         fit.add(place, width)
-    middle, widest = np.mean(more, axis=0)[0], max(width for _, width in more)
+    middle = sum(place for place, _ in more) / len(more)
+    widest = max(width for _, width in more)
     moves = fit.near(middle, widest)
     moves[kept:] = True
     if without >= 0:
