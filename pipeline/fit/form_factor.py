@@ -222,23 +222,24 @@ class FormFactors:
         weight: np.ndarray,
         spacing: float,
     ) -> tuple[float, float]:
-        """The best size of the table."""
+        """The best size of the table: every other diameter first, then those beside the best."""
         every = slice(None, None, sizes.stride)
         chosen = np.ones(len(sizes.sizes), bool)
         if math.isfinite(spacing):
             over = sizes.sizes[:, 0] / spacing
             near = (over >= LEAST_OVER_SPACING) & (over <= GREATEST_OVER_SPACING)
             chosen = near if near.any() else chosen
-        losses = np.empty(np.count_nonzero(chosen))
-        search_sizes(
-            sizes.table[chosen],
-            np.ascontiguousarray(hole[:, every]),
-            np.ascontiguousarray(added[:, every]),
-            np.ascontiguousarray(data[every]),
-            np.ascontiguousarray(weight[every]),
-            losses,
-        )
-        diameter, sigma = sizes.sizes[chosen][int(np.argmin(losses))].tolist()
+        curves = [np.ascontiguousarray(lines[..., every]) for lines in (hole, added, data, weight)]
+        number = np.arange(len(chosen)) // len(RELATIVE_SIGMAS)
+        first = number[np.argmax(chosen)]
+        losses, best = np.full(len(chosen), math.inf), first
+        for tried in (lambda: (number - first) % 2 == 0, lambda: np.abs(number - best) == 1):
+            rows = np.flatnonzero(chosen & tried())
+            found = np.empty(rows.size)
+            search_sizes(sizes.table[rows], *curves, found)
+            losses[rows] = found
+            best = number[np.argmin(losses)]
+        diameter, sigma = sizes.sizes[int(np.argmin(losses))].tolist()
         return diameter, sigma
 
 

@@ -121,10 +121,12 @@ def robust_fit(columns, holes, data, weight, passes, factor, amplitudes, gram):
             return np.inf
         loss = 0.0
         for i in range(points):
-            model = 0.0
-            for a in range(size):
-                model += amplitudes[a] * columns[a, i]
-            off = (data[i] - model) * weight[i]
+            seen[i] = data[i]
+        for a in range(size):
+            for i in range(points):
+                seen[i] -= amplitudes[a] * columns[a, i]
+        for i in range(points):
+            off = seen[i] * weight[i]
             if off > ABOVE:
                 factor[i] = (ABOVE / off) ** 2
                 loss += ABOVE * ABOVE * (1.0 + 2.0 * np.log(off / ABOVE))
