@@ -73,7 +73,7 @@ def fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, membe
     """Normal matrix and gradient of heights, places and widths; how many of them are free.
 
     ``members`` (3 m,) gets the free ones: those of lines with a height that press on no bound.
-    Of lines that do not move (``moves`` is False) only the height is free.
+    ``normal`` (3 m, 3 m) is filled for these alone, ``gradient`` (3 m,) for all. Of lines that do not move (``moves`` is False) only the height is free.
     """
     free = 0
     for a in range(3 * count):
@@ -83,15 +83,19 @@ def fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, membe
         for j in range(count):
             value -= rows.gram[a, 3 * j] * heights[j]
         gradient[a] = value * factor
-        for b in range(3 * count):
-            other = 1.0 if b % 3 == 0 else heights[b // 3]
-            normal[a, b] = rows.gram[a, b] * factor * other
         if height > 0.0 and not (
             a % 3 > 0
             and (not moves[a // 3] or is_pressed(at, bounds, a // 3, a % 3 - 1, gradient[a]))
         ):
             members[free] = a
             free += 1
+    for i in range(free):
+        a = members[i]
+        factor = 1.0 if a % 3 == 0 else heights[a // 3]
+        for k in range(i + 1):
+            b = members[k]
+            other = 1.0 if b % 3 == 0 else heights[b // 3]
+            normal[a, b] = normal[b, a] = rows.gram[a, b] * factor * other
     return free
 
 
@@ -182,8 +186,10 @@ def refine(
             fresh = False
         for a in range(size):
             step[a] = 0.0
-            for b in range(size):
-                damped[a, b] = normal[a, b]
+        for i in range(free):
+            a = members[i]
+            for k in range(free):
+                damped[a, members[k]] = normal[a, members[k]]
             if a % 3 > 0:
                 damped[a, a] *= 1.0 + damping
         if not solve_subset(damped, gradient, members, free, solution):
