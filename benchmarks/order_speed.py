@@ -143,8 +143,8 @@ def main(rounds: int = 200, frames: int = 20) -> None:
         for case in cases:
             case.take(number)
     print(f"\ntime per frame in ms, {rounds} interleaved rounds; goals are for the sum's median")
-    print(f"{'':38}" + "  ".join(f"{f'{kind} p50':>8}{'p90':>8}{'p99':>8}" for kind in ("CPU", "wall"))
-          + "   goal")  # fmt: skip
+    heads = (f"{f'{kind} p50':>8}{'p90':>8}{'p99':>8}" for kind in ("CPU", "wall"))
+    print(f"{'':38}" + "  ".join(heads) + "   goal")
     for case in cases:
         for row in case.rows():
             print(row, flush=True)

@@ -232,13 +232,13 @@ class FormFactors:
         curves = [np.ascontiguousarray(lines[..., every]) for lines in (hole, added, data, weight)]
         number = np.arange(len(chosen)) // len(RELATIVE_SIGMAS)
         first = number[np.argmax(chosen)]
-        losses, best = np.full(len(chosen), math.inf), first
-        for tried in (lambda: (number - first) % 2 == 0, lambda: np.abs(number - best) == 1):
-            rows = np.flatnonzero(chosen & tried())
+        losses = np.full(len(chosen), math.inf)
+        rows = np.flatnonzero(chosen & ((number - first) % 2 == 0))
+        for _ in range(2):
             found = np.empty(rows.size)
             search_sizes(sizes.table[rows], *curves, found)
             losses[rows] = found
-            best = number[np.argmin(losses)]
+            rows = np.flatnonzero(chosen & (np.abs(number - number[np.argmin(losses)]) == 1))
         diameter, sigma = sizes.sizes[int(np.argmin(losses))].tolist()
         return diameter, sigma
 

@@ -247,7 +247,7 @@ def _three_dots(first, second, third, other, low, high):
 
 @njit(cache=True, nogil=True)
 def _nine_dots(lines, first, second, low, high):
-    """Products of rows ``first`` to ``first + 2`` with those from ``second`` on, ``low`` to ``high``.
+    """Products of three rows, ``first`` and on, with three others over ``low`` to ``high``.
 
     Side by side, as one sum alone waits for its own last addition.
     """

@@ -73,7 +73,8 @@ def fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, membe
     """Normal matrix and gradient of heights, places and widths; how many of them are free.
 
     ``members`` (3 m,) gets the free ones: those of lines with a height that press on no bound.
-    ``normal`` (3 m, 3 m) is filled for these alone, ``gradient`` (3 m,) for all. Of lines that do not move (``moves`` is False) only the height is free.
+    ``normal`` (3 m, 3 m) is filled for these alone, ``gradient`` (3 m,) for all. Of lines that do
+    not move (``moves`` is False) only the height is free.
     """
     free = 0
     for a in range(3 * count):
