@@ -1,4 +1,4 @@
-"""Order sought in noise: false alarms of the comb, its detection beside rivals, its delays, and time.
+"""Order sought in noise: false alarms of the comb, detection beside rivals, delays, and time.
 
 Curves are those of the simulated assembly at 100 C, counted, fitted and judged as in a run. Without
 order the same synthesis grows on without assembly.

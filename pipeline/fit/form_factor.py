@@ -229,14 +229,16 @@ class FormFactors:
             over = sizes.sizes[:, 0] / spacing
             near = (over >= LEAST_OVER_SPACING) & (over <= GREATEST_OVER_SPACING)
             chosen = near if near.any() else chosen
-        curves = [np.ascontiguousarray(lines[..., every]) for lines in (hole, added, data, weight)]
+        hole, added, data, weight = (
+            np.ascontiguousarray(lines[..., every]) for lines in (hole, added, data, weight)
+        )
         number = np.arange(len(chosen)) // len(RELATIVE_SIGMAS)
         first = number[np.argmax(chosen)]
         losses = np.full(len(chosen), math.inf)
         rows = np.flatnonzero(chosen & ((number - first) % 2 == 0))
         for _ in range(2):
             found = np.empty(rows.size)
-            search_sizes(sizes.table[rows], *curves, found)
+            search_sizes(sizes.table[rows], hole, added, data, weight, found)
             losses[rows] = found
             rows = np.flatnonzero(chosen & (np.abs(number - number[np.argmin(losses)]) == 1))
         diameter, sigma = sizes.sizes[int(np.argmin(losses))].tolist()
