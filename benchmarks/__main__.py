@@ -108,7 +108,7 @@ def _size_distribution(quick: bool) -> None:
 def _order(quick: bool) -> None:
     from benchmarks import order
 
-    order.main(200, 20, 200, 1) if quick else order.main()
+    order.main(200, 20, 200, 1, 20) if quick else order.main()
 
 
 def _bus(quick: bool) -> None:

@@ -1,4 +1,4 @@
-"""Order sought in noise: false alarms of the comb, its detection beside rivals, delays and time.
+"""Order sought in noise: false alarms of the comb, detection beside rivals, delays, and time.
 
 Curves are those of the simulated assembly at 100 C, counted, fitted and judged as in a run. Without
 order the same synthesis grows on without assembly.
@@ -12,13 +12,13 @@ the very frames without order that the table is made of. The comb's are its own 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.signal import find_peaks, savgol_filter
 
+from benchmarks import order_speed
 from benchmarks.sequences import FLAT_PER_CM, counted, gain_per_cm
 from detectors.sample import Synthesis
 from detectors.sample.recipes import RECIPES, Recipe
@@ -79,19 +79,17 @@ def curves(case: Case, frames: int, seed: int) -> Iterator[Curve]:
         yield dataclasses.replace(curve, intensity=intensity, sigma=case.errors * sigma)
 
 
-def judged(frames: Iterator[Curve]) -> Iterator[tuple[FittedCurve, Peak, float]]:
-    """Fit, row and the comb's time in seconds of each curve."""
+def judged(frames: Iterator[Curve]) -> Iterator[tuple[FittedCurve, Peak]]:
+    """Fit and row of each curve."""
     fit, comb = (
         FitPopulations(PopulationsFit(), Sample()),
         AnalyseAssembly(AssemblyAnalysis(), Sample()),
     )
     for curve in frames:
         (fitted,) = (r for r in fit.process(curve) if isinstance(r, FittedCurve))
-        begin = time.perf_counter()
         peak, _ = comb.process(fitted)
-        seconds = time.perf_counter() - begin
         assert isinstance(peak, Peak)
-        yield fitted, peak, seconds
+        yield fitted, peak
 
 
 def rivals(fitted: FittedCurve) -> tuple[float, float]:
@@ -119,7 +117,7 @@ def false_alarms(frames: int) -> None:
     )  # fmt: skip
     for name, case in CASES.items():
         few = frames // 4 if case.flux_per_s < 1e10 else frames
-        rows = [peak for _, peak, _ in judged(curves(case, few, seed=11))]
+        rows = [peak for _, peak in judged(curves(case, few, seed=11))]
         p, z = (np.array([getattr(row, name) for row in rows]) for name in ("order_p", "order_z"))
         rates = "".join(f"{np.mean(p < level) / level:9.2f}" for level in LEVELS)
         print(
@@ -149,11 +147,11 @@ def detection(frames: int, nulls: int) -> None:
     for flux, times in AFTER_ONSET_S.items():
         few = nulls // 4 if flux < 1e10 else nulls
         null = Case(UNORDERED, 100.0, flux)
-        null_scores = np.array([rivals(f) for f, _, _ in judged(curves(null, few, seed=12))])
+        null_scores = np.array([rivals(f) for f, _ in judged(curves(null, few, seed=12))])
         thresholds = np.quantile(null_scores, [1 - level for level in LEVELS], axis=0)
         for after in times:
             case = Case(ASSEMBLY, ONSET_1D_S + after, flux)
-            both = [(p.order_p, rivals(f)) for f, p, _ in judged(curves(case, frames, seed=13))]
+            both = [(p.order_p, rivals(f)) for f, p in judged(curves(case, frames, seed=13))]
             p = np.array([one for one, _ in both])
             scores = np.array([other for _, other in both])
             shares = [np.mean(p < level) for level in LEVELS]
@@ -183,7 +181,7 @@ def delays(runs: int) -> None:
             )
             for frame, at in enumerate(times)
         )  # fmt: skip
-        for _, peak, _ in judged(frames):
+        for _, peak in judged(frames):
             row = {name: getattr(peak, name) for name in type(peak).__slots__}
             row |= {"frame": peak.frame, "time_s": peak.time_s}
             for alert in detector.update(row):
@@ -195,23 +193,12 @@ def delays(runs: int) -> None:
     print(f"before the onset: {early}")
 
 
-def durations(frames: int) -> None:
-    """Time per frame of the comb."""
-    print(f"\ntime of the comb per frame in ms, {Q_PER_NM.size} points of q")
-    for label, case in (
-        ("without order", Case(UNORDERED, 120.0)),
-        ("stacks", Case(ASSEMBLY, 250.0)),
-        ("lattice", Case(ASSEMBLY, 900.0)),
-    ):
-        taken = [seconds for _, _, seconds in judged(curves(case, frames + 20, seed=14))][20:]
-        p50, p90 = 1e3 * np.percentile(taken, [50, 90])
-        print(f"{label:20} median {p50:6.2f}   p90 {p90:6.2f}", flush=True)
-
-
-def main(frames: int = 6000, detected: int = 300, nulls: int = 4000, runs: int = 8) -> None:
+def main(
+    frames: int = 6000, detected: int = 300, nulls: int = 4000, runs: int = 8, rounds: int = 200
+) -> None:
     """Print the tables."""
     AnalyseAssembly(AssemblyAnalysis(), Sample()).warm_up()
-    durations(200)
+    order_speed.main(rounds)
     false_alarms(frames)
     detection(detected, nulls)
     delays(runs)

@@ -222,23 +222,26 @@ class FormFactors:
         weight: np.ndarray,
         spacing: float,
     ) -> tuple[float, float]:
-        """The best size of the table."""
+        """The best size of the table: every other diameter first, then those beside the best."""
         every = slice(None, None, sizes.stride)
         chosen = np.ones(len(sizes.sizes), bool)
         if math.isfinite(spacing):
             over = sizes.sizes[:, 0] / spacing
             near = (over >= LEAST_OVER_SPACING) & (over <= GREATEST_OVER_SPACING)
             chosen = near if near.any() else chosen
-        losses = np.empty(np.count_nonzero(chosen))
-        search_sizes(
-            sizes.table[chosen],
-            np.ascontiguousarray(hole[:, every]),
-            np.ascontiguousarray(added[:, every]),
-            np.ascontiguousarray(data[every]),
-            np.ascontiguousarray(weight[every]),
-            losses,
+        hole, added, data, weight = (
+            np.ascontiguousarray(lines[..., every]) for lines in (hole, added, data, weight)
         )
-        diameter, sigma = sizes.sizes[chosen][int(np.argmin(losses))].tolist()
+        number = np.arange(len(chosen)) // len(RELATIVE_SIGMAS)
+        first = number[np.argmax(chosen)]
+        losses = np.full(len(chosen), math.inf)
+        rows = np.flatnonzero(chosen & ((number - first) % 2 == 0))
+        for _ in range(2):
+            found = np.empty(rows.size)
+            search_sizes(sizes.table[rows], hole, added, data, weight, found)
+            losses[rows] = found
+            rows = np.flatnonzero(chosen & (np.abs(number - number[np.argmin(losses)]) == 1))
+        diameter, sigma = sizes.sizes[int(np.argmin(losses))].tolist()
         return diameter, sigma
 
 

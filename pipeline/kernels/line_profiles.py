@@ -172,10 +172,10 @@ def make_rows(most: int, points: int, rank: int) -> Rows:
 
 
 @njit(cache=True, nogil=True)
-def copy_moved(source, target, moves, count):
-    """Those of the first ``count`` lines of ``source`` that move, into ``target``."""
+def copy_lines(source, target, chosen, count):
+    """Those of the first ``count`` lines of ``source`` that are chosen, into ``target``."""
     for j in range(count):
-        if not moves[j]:
+        if not chosen[j]:
             continue
         low, high = source.supports[j, 0], source.supports[j, 1]
         target.supports[j, 0], target.supports[j, 1] = low, high
@@ -222,25 +222,83 @@ def fill_line(q_per_nm, data_w, scale_w, basis, place_per_nm, fwhm_per_nm, rows,
         value[i] = line
         by_place[i] = line * 2.0 * FOUR_LN2 * distance / fwhm_per_nm
         by_width[i] = line * 2.0 * FOUR_LN2 * distance * distance / fwhm_per_nm
-    for r in range(3 * j, 3 * j + 3):
-        line = rows.lines_w[r, low:high]
-        rows.moment[r] = dot(line, data_w[low:high])
-        for b in range(basis.shape[0]):
-            rows.shares[r, b] = dot(line, basis[b, low:high])
+    rows.moment[3 * j], rows.moment[3 * j + 1], rows.moment[3 * j + 2] = _three_dots(
+        value, by_place, by_width, data_w, low, high
+    )
+    for b in range(basis.shape[0]):
+        rows.shares[3 * j, b], rows.shares[3 * j + 1, b], rows.shares[3 * j + 2, b] = _three_dots(
+            value, by_place, by_width, basis[b], low, high
+        )
+
+
+@njit(cache=True, nogil=True)
+def _three_dots(first, second, third, other, low, high):
+    """Products of three lines with another over ``low`` to ``high``.
+
+    Supports are of some ten points, for which three calls of `dot` are mostly calls.
+    """
+    a, b, c = 0.0, 0.0, 0.0
+    for i in range(low, high):
+        a += first[i] * other[i]
+        b += second[i] * other[i]
+        c += third[i] * other[i]
+    return a, b, c
+
+
+@njit(cache=True, nogil=True)
+def _nine_dots(lines, first, second, low, high):
+    """Products of three rows, ``first`` and on, with three others over ``low`` to ``high``.
+
+    Side by side, as one sum alone waits for its own last addition.
+    """
+    aa, ab, ac, ba, bb, bc, ca, cb, cc = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(low, high):
+        a, b, c = lines[first, i], lines[first + 1, i], lines[first + 2, i]
+        d, e, f = lines[second, i], lines[second + 1, i], lines[second + 2, i]
+        aa += a * d
+        ab += a * e
+        ac += a * f
+        ba += b * d
+        bb += b * e
+        bc += b * f
+        ca += c * d
+        cb += c * e
+        cc += c * f
+    return aa, ab, ac, ba, bb, bc, ca, cb, cc
+
+
+@njit(cache=True, nogil=True)
+def _fill_block(rows, j, other):
+    """Products of two lines, or of one with itself."""
+    low = max(rows.supports[j, 0], rows.supports[other, 0])
+    high = min(rows.supports[j, 1], rows.supports[other, 1])
+    shared = _nine_dots(rows.shares, 3 * j, 3 * other, 0, rows.shares.shape[1])
+    met = _nine_dots(rows.lines_w, 3 * j, 3 * other, low, high)
+    for r in range(3):
+        for s in range(3):
+            product = met[3 * r + s] - shared[3 * r + s]
+            rows.gram[3 * j + r, 3 * other + s] = product
+            rows.gram[3 * other + s, 3 * j + r] = product
 
 
 @njit(cache=True, nogil=True)
 def fill_products(rows, j, count):
     """Products of line ``j`` with the first ``count`` lines, itself among them."""
     for other in range(count):
-        low = max(rows.supports[j, 0], rows.supports[other, 0])
-        high = min(rows.supports[j, 1], rows.supports[other, 1])
-        for r in range(3 * j, 3 * j + 3):
-            for s in range(3 * other, 3 * other + 3):
-                product = -dot(rows.shares[r], rows.shares[s])
-                if high > low:
-                    product += dot(rows.lines_w[r, low:high], rows.lines_w[s, low:high])
-                rows.gram[r, s] = rows.gram[s, r] = product
+        _fill_block(rows, j, other)
+
+
+@njit(cache=True, nogil=True)
+def fill_moved(q_per_nm, data_w, scale_w, basis, at, moves, count, rows):
+    """Those of the first ``count`` lines, at ``at`` (m, 2), that move, and all their products."""
+    for j in range(count):
+        if moves[j]:
+            fill_line(q_per_nm, data_w, scale_w, basis, at[j, 0], at[j, 1], rows, j)
+    for j in range(count):
+        for other in range(count if moves[j] else 0):
+            # Of two that move the products are filled once.
+            if other <= j or not moves[other]:
+                _fill_block(rows, j, other)
 
 
 @njit(cache=True, nogil=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from pipeline.kernels.amplitudes import solve_subset
-from pipeline.kernels.line_profiles import copy_moved, fill_line, fill_products
+from pipeline.kernels.line_profiles import copy_lines, fill_moved
 
 MOST_DAMPING = 1e7
 """Beyond this a step is lost in rounding."""
@@ -73,7 +73,8 @@ def fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, membe
     """Normal matrix and gradient of heights, places and widths; how many of them are free.
 
     ``members`` (3 m,) gets the free ones: those of lines with a height that press on no bound.
-    Of lines that do not move (``moves`` is False) only the height is free.
+    ``normal`` (3 m, 3 m) is filled for these alone, ``gradient`` (3 m,) for all. Of lines that do
+    not move (``moves`` is False) only the height is free.
     """
     free = 0
     for a in range(3 * count):
@@ -83,15 +84,19 @@ def fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, membe
         for j in range(count):
             value -= rows.gram[a, 3 * j] * heights[j]
         gradient[a] = value * factor
-        for b in range(3 * count):
-            other = 1.0 if b % 3 == 0 else heights[b // 3]
-            normal[a, b] = rows.gram[a, b] * factor * other
         if height > 0.0 and not (
             a % 3 > 0
             and (not moves[a // 3] or is_pressed(at, bounds, a // 3, a % 3 - 1, gradient[a]))
         ):
             members[free] = a
             free += 1
+    for i in range(free):
+        a = members[i]
+        factor = 1.0 if a % 3 == 0 else heights[a // 3]
+        for k in range(i + 1):
+            b = members[k]
+            other = 1.0 if b % 3 == 0 else heights[b // 3]
+            normal[a, b] = normal[b, a] = rows.gram[a, b] * factor * other
     return free
 
 
@@ -112,6 +117,15 @@ def height_error(rows, at, bounds, heights, count, j):
     if not solve_subset(rows.gram, unit, members, free, solution):
         return np.inf
     return np.sqrt(solution[0])
+
+
+@njit(cache=True, nogil=True)
+def height_errors(rows, at, bounds, heights, count):
+    """`height_error` of each line (m,)."""
+    errors = np.empty(count)
+    for j in range(count):
+        errors[j] = height_error(rows, at, bounds, heights, count, j)
+    return errors
 
 
 @njit(cache=True, nogil=True)
@@ -159,25 +173,24 @@ def refine(
     normal, damped, gradient = np.empty((size, size)), np.empty((size, size)), np.empty(size)
     members, solution, step = np.empty(size, np.int64), np.empty(size), np.empty(size)
     trial, trial_heights = np.empty((count, 2)), np.empty(count)
-    for j in range(count):
-        if moves[j]:
-            fill_line(q_per_nm, data_w, scale_w, basis, at[j, 0], at[j, 1], rows, j)
-    for j in range(count):
-        if moves[j]:
-            fill_products(rows, j, count)
-    copy_moved(rows, spare, np.ones(count, np.bool_), count)
+    fill_moved(q_per_nm, data_w, scale_w, basis, at, moves, count, rows)
+    copy_lines(rows, spare, ~moves, count)
     fall = solve_heights(rows, count, heights)
     damping = 1e-3
+    # The two take turns: after an odd number of good steps the minimum is in the second.
+    best, other, swapped = rows, spare, False
     fresh = True
     free = 0
     for _ in range(steps):
         if fresh:
-            free = fill_normal(rows, at, bounds, heights, moves, count, normal, gradient, members)
+            free = fill_normal(best, at, bounds, heights, moves, count, normal, gradient, members)
             fresh = False
         for a in range(size):
             step[a] = 0.0
-            for b in range(size):
-                damped[a, b] = normal[a, b]
+        for i in range(free):
+            a = members[i]
+            for k in range(free):
+                damped[a, members[k]] = normal[a, members[k]]
             if a % 3 > 0:
                 damped[a, a] *= 1.0 + damping
         if not solve_subset(damped, gradient, members, free, solution):
@@ -192,26 +205,22 @@ def refine(
         if promised < enough:
             break
         _move(at, bounds, count, step, trial)
-        for j in range(count):
-            if trial[j, 0] != at[j, 0] or trial[j, 1] != at[j, 1]:
-                fill_line(q_per_nm, data_w, scale_w, basis, trial[j, 0], trial[j, 1], spare, j)
-        for j in range(count):
-            if trial[j, 0] != at[j, 0] or trial[j, 1] != at[j, 1]:
-                fill_products(spare, j, count)
-        trial_fall = solve_heights(spare, count, trial_heights)
+        fill_moved(q_per_nm, data_w, scale_w, basis, trial, moves, count, other)
+        trial_fall = solve_heights(other, count, trial_heights)
         if trial_fall > fall:
             fall = trial_fall
+            damping = max(damping * 0.1, 1e-8)
             for j in range(count):
                 at[j, 0], at[j, 1] = trial[j, 0], trial[j, 1]
                 heights[j] = trial_heights[j]
-            copy_moved(spare, rows, moves, count)
-            damping = max(damping * 0.1, 1e-8)
+            best, other, swapped = other, best, not swapped
             fresh = True
         else:
             damping = max(damping, 1e-4) * 10.0
             if damping > MOST_DAMPING:
                 break
-            copy_moved(rows, spare, moves, count)
+    if swapped:
+        copy_lines(spare, rows, moves, count)
     return fall
 
 

@@ -37,14 +37,20 @@ from pipeline.kernels.line_judgement import (
     widest_misfit,
 )
 from pipeline.kernels.line_profiles import Grid, fill_residual, make_rows, whiten_templates
-from pipeline.kernels.line_refinement import fill_covariance, height_error, is_pressed, refine
+from pipeline.kernels.line_refinement import (
+    fill_covariance,
+    height_error,
+    height_errors,
+    is_pressed,
+    refine,
+)
 from pipeline.kernels.order import REACH, noise_level, project_out
 
 LINE, EDGE = 1, 2
 """Kinds: a line; a feature of the window's end or without a second flank."""
-ENOUGH, ENOUGH_AT_LAST = 1e-2, 1e-5
+ENOUGH, ENOUGH_AT_LAST = 1e-2, 1e-3
 """Fall of chi-square that ends a refinement: 0.1 standard errors from the minimum while lines are
-sought, where it adds as much to a further line's score, and 0.003 at last."""
+sought, where it adds as much to a further line's score, and 0.03 at last."""
 STEPS = 25
 MOST_REFUSED = 6
 """Further lines that turn out to be none, after which there are no more."""
@@ -181,7 +187,7 @@ class _Fit:
 
     def errors(self) -> np.ndarray:
         """Errors of all heights if nothing were there (m,)."""
-        return np.array([self.error(j) for j in range(self.count)])
+        return self.noise * height_errors(self.rows, self.at, self.bounds, self.heights, self.count)
 
     def keep(self) -> None:
         """Remember all as it is."""
@@ -275,7 +281,8 @@ def _try(fit: _Fit, more: tuple[tuple[float, float], ...], without: int, least_g
     kept = fit.count
     for place, width in more:
         fit.add(place, width)
-    middle, widest = np.mean(more, axis=0)[0], max(width for _, width in more)
+    middle = sum(place for place, _ in more) / len(more)
+    widest = max(width for _, width in more)
     moves = fit.near(middle, widest)
     moves[kept:] = True
     if without >= 0:

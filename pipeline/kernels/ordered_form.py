@@ -18,6 +18,8 @@ The sizes are searched over a table, since a fit that begins from one that the p
 there, and refined by Gauss-Newton steps with reweighting.
 """
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -100,19 +102,18 @@ def robust_fit(columns, holes, data, weight, passes, factor, amplitudes, gram):
     """
     size, points = columns.shape
     moment = np.empty(size)
+    weighed, seen = np.empty((size, points)), np.empty(points)
     loss = np.inf
     for _ in range(passes):
-        for a in range(size):
-            moment[a] = 0.0
-            for b in range(a + 1):
-                gram[a, b] = 0.0
         for i in range(points):
-            square = weight[i] * weight[i] * factor[i]
+            counted = weight[i] * math.sqrt(factor[i])
+            seen[i] = data[i] * counted
             for a in range(size):
-                value = columns[a, i] * square
-                moment[a] += value * data[i]
-                for b in range(a + 1):
-                    gram[a, b] += value * columns[b, i]
+                weighed[a, i] = columns[a, i] * counted
+        for a in range(size):
+            moment[a] = dot(weighed[a], seen)
+            for b in range(a + 1):
+                gram[a, b] = dot(weighed[a], weighed[b])
         for a in range(size):
             for b in range(a):
                 gram[b, a] = gram[a, b]
@@ -120,10 +121,12 @@ def robust_fit(columns, holes, data, weight, passes, factor, amplitudes, gram):
             return np.inf
         loss = 0.0
         for i in range(points):
-            model = 0.0
-            for a in range(size):
-                model += amplitudes[a] * columns[a, i]
-            off = (data[i] - model) * weight[i]
+            seen[i] = data[i]
+        for a in range(size):
+            for i in range(points):
+                seen[i] -= amplitudes[a] * columns[a, i]
+        for i in range(points):
+            off = seen[i] * weight[i]
             if off > ABOVE:
                 factor[i] = (ABOVE / off) ** 2
                 loss += ABOVE * ABOVE * (1.0 + 2.0 * np.log(off / ABOVE))
