@@ -315,7 +315,8 @@ def test_domain_is_2_pi_over_the_first_width(stage):
 
 def test_strain_is_the_slope_of_widths(stage):
     rng = np.random.default_rng(16)
-    q = np.array([0.4, 0.55, 0.8, 0.95, 1.2])
+    # Of one lattice, simple cubic: strain is that of the lines that it indexes.
+    q = 0.45 * np.sqrt([1, 2, 3, 4, 5])
     errors = np.array([5e-4, 6e-4, 8e-4, 1e-3, 1.5e-3])
     domain, strain, pulls = 250.0, 0.006, []
     for _ in range(200):
@@ -382,3 +383,14 @@ def test_compiled_prediction_is_pythons():
     count, q, _ = out[0]
     direct = 2 * math.pi * np.sqrt(lattice.forms @ cell)
     np.testing.assert_allclose(q, np.sort(direct[(direct > 0.2) & (direct < 1.5)]), rtol=1e-12)
+
+
+def test_domain_is_that_of_the_lattice_and_not_of_a_halo(stage):
+    """A broad line below those of a lattice is none of them, and its width no domain's."""
+    lines = [line(0.45 * math.sqrt(n), 0.01, fwhm=0.03) for n in (1, 2, 3, 4, 5, 6)]
+    flat = np.full(Q_PER_NM.size, 0.01)
+    alone = judged(stage, frame_of(lines, flat))
+    beside = judged(stage, frame_of([line(0.31, 0.05, fwhm=0.2), *lines], flat))
+    assert alone.lattice == beside.lattice == "sc"
+    assert beside.lines_unexplained == 1
+    assert beside.domain_nm == pytest.approx(2 * math.pi / 0.03, rel=1e-9)

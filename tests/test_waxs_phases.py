@@ -232,7 +232,7 @@ def test_a_check_of_the_config_finds_what_a_run_would_stumble_over(tmp_path):
     )
     first, second = config_files.problems(load_config(tmp_path / "run.yaml"))
     assert first.startswith("waxs.phases.phases: phase x: ")
-    assert "gone.cif is no CIF of a crystal" in first
+    assert "gone.cif: No such file or directory" in first
     assert "gone.dat: expected a background curve, got no such file" in second
 
 

@@ -177,7 +177,7 @@ class FormFactors:
         loss = refine_sizes(
             q, hole, added, data, weight, bounds, free, at, amplitudes, gram, factor
         )
-        if not amplitudes[slopes] > 0.0:
+        if not (math.isfinite(loss) and amplitudes[slopes] > 0.0):
             fitted = self.fitted(message, sizes, usable)
             return replace(fitted, reason=f"{reason}; no spheres are left so")
         spheres = np.empty((3, q.size))

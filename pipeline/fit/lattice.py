@@ -131,6 +131,9 @@ def _told(
     name = best.lattice.name
     if highest >= settings.level:
         columns["lattice"] = "" if name == "stack" else name
+        # What is of no lattice, a halo or a foot, has no domain.
+        seen = np.isfinite(best.indexed_q_per_nm)
+        columns |= _domains([lines.lines[i] for i in np.flatnonzero(seen)], settings)
     columns |= {"candidate": name, "probability": highest}
     return columns | _edges(best) | _fit(best, lines) | _space(best, core) | _share(best, lines)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import gemmi
 import numpy as np
@@ -92,8 +93,18 @@ def reflections_of(phase: CrystalPhase, q_max_per_nm: float) -> Reflections:
 def _from_cif(phase: CrystalPhase) -> gemmi.SmallStructure:
     assert phase.cif is not None
     try:
-        crystal = gemmi.read_small_structure(phase.cif)
-    except (OSError, RuntimeError, ValueError) as error:
+        text = Path(phase.cif).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "no text"
+        raise ValueError(f"phase {phase.name}: cif {phase.cif}: {said}") from None
+    try:
+        blocks = list(gemmi.cif.read_string(text))
+        # Of several blocks the first one with a cell: journals put one without before.
+        block = next((b for b in blocks if b.find_value("_cell_length_a")), None)
+        if block is None:
+            raise ValueError("it has no _cell_length_a")
+        crystal = gemmi.make_small_structure_from_block(block)
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"phase {phase.name}: {phase.cif} is no CIF of a crystal: {error}"
         ) from None

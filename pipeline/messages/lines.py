@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -61,7 +61,7 @@ class LinesRow(RowResult):
         kept = sorted(sorted(lines, key=lambda line: -line.sigmas)[:MOST_LINES], key=_q)
         columns = dict.fromkeys((name for name, _ in _COLUMNS), float("nan"))
         for number, line in enumerate(kept, 1):
-            columns |= {f"line_{number}_{name}": value for name, value in asdict(line).items()}
+            columns |= {f"line_{number}_{name}": getattr(line, name) for name in QUANTITIES}
         return cls(
             frame=frame,
             time_s=time_s,

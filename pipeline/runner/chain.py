@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,8 @@ from pipeline.messages import (
     RunStart,
     Stage,
 )
+
+log = logging.getLogger(__name__)
 
 
 class StageChain:
@@ -41,6 +44,7 @@ class StageChain:
 
     def warm_up(self) -> None:
         """Compile what the stages need, or load it from the disk's cache, before any frame."""
+        log.info("kernels are compiled, or loaded: the first time takes minutes")
         for stage in self.stages:
             if (compile_kernels := getattr(stage, "warm_up", None)) is not None:
                 compile_kernels()
