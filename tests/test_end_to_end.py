@@ -46,11 +46,27 @@ detect: {recipe: cs_dopa, superlattice: true}
 """
 FRAMES = {"saxs": 100, "absorbance": 200}
 TABLES = {
-    "saxs": ("saxs/frames", "saxs/populations", "assembly/peaks", "reaction/growth"),
+    "saxs": (
+        "saxs/frames",
+        "saxs/populations",
+        "assembly/peaks",
+        "assembly/form_factor",
+        "assembly/lines",
+        "assembly/lattice",
+        "reaction/growth",
+        "order/tracks",
+        "spacing/contraction",
+        "cell/contraction",
+    ),
     "absorbance": ("absorbance/frames", "absorbance/exciton"),
 }
 ARRAYS = {
-    "saxs": {"saxs/q": (100,), "saxs/curves": (100, 2, 100)},
+    "saxs": {
+        "saxs/q": (100,),
+        "saxs/curves": (100, 2, 100),
+        "assembly/q": (100,),
+        "assembly/structure_factor": (100, 3, 100),
+    },
     "absorbance": {"absorbance/energy": None, "absorbance/spectra": None},
 }
 
@@ -213,9 +229,10 @@ def test_every_frame_is_stored_once_although_its_processes_were_killed(
             ledger["time_s"].to_numpy(), period_s * np.arange(1, count + 1), atol=1e-6
         )
     metadata = metadata_of(http, f"{live.run}/health")
-    for stream, count in {**FRAMES, "reaction": FRAMES["saxs"]}.items():
+    made = dict.fromkeys(("reaction", "order", "spacing", "cell"), FRAMES["saxs"])
+    for stream, count in {**FRAMES, **made}.items():
         assert metadata[stream] == {"published": count, "stored": count, "lost": 0, "rejected": 0}
-    assert metadata_of(http, live.run)["ended"] == {**FRAMES, "reaction": FRAMES["saxs"]}
+    assert metadata_of(http, live.run)["ended"] == {**FRAMES, **made}
 
 
 def test_both_detectors_together_say_what_the_reaction_does(

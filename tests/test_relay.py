@@ -387,6 +387,10 @@ def test_two_processes_store_what_one_does_although_the_second_is_killed(tmp_pat
             "Populations",
             "Invariants",
             "Peak",
+            "StructureFactor",
+            "FormFactor",
+            "OrderLines",
+            "LatticeRow",
         ]
         assert results.rejected is None
         # The newest frame that was known is a matter of time, all else is not.

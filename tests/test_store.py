@@ -249,3 +249,20 @@ def test_killed_store_loses_nothing(tmp_path_factory: pytest.TempPathFactory, ru
     finally:
         follower.stop()
         running.stop()
+
+
+def test_nodes_say_what_they_hold(store: StoreProcess, run: str) -> None:
+    """To one who knows HTTP only: dimensions, lines, quantities with units, what columns mean."""
+    with LinkSender(store.link) as sender, store.http() as http:
+        begin(sender, run)
+        sender.send(results(run, 0))
+        finish(sender, run, 1)
+        curves = http.metadata(f"{run}/saxs/curves")
+        assert curves is not None
+        assert curves["dimensions"] == ["frame", "line", "saxs/q"]
+        assert curves["lines"] == ["intensity", "sigma"]
+        assert "1/cm" in curves["about"]
+        assert http.metadata(f"{run}/saxs/q") == {"quantity": "q_per_nm"}
+        peaks = http.metadata(f"{run}/assembly/peaks")
+        assert peaks is not None
+        assert "``order_z``" in peaks["about"]

@@ -80,7 +80,7 @@ class TableNode:
             raise LayoutError(
                 f"{result.__name__}: a column is float, int, str or bool, not {error.args[0]}"
             ) from None
-        return cls(result.NODE, schema, getdoc(result) or "")
+        return cls(result.NODE, schema, _about(result))
 
     def absent(self, frame: int, time_s: float) -> dict[str, Any]:
         """The row of a frame that gave no result."""
@@ -129,7 +129,7 @@ class ArrayNode:
             result.AXIS,
             result.LINES,
             result.CONSTANTS,
-            getdoc(result) or "",
+            _about(result),
         )
 
     def find(self, message: FrameResults) -> Result | None:
@@ -206,7 +206,7 @@ class MapNode:
     def of(cls, result: type[MapResult]) -> MapNode:
         """The array that a result's class asks for."""
         assert result.NODE is not None
-        return cls(result.NODE, result.AXES, result.LINES, result.CONSTANTS, getdoc(result) or "")
+        return cls(result.NODE, result.AXES, result.LINES, result.CONSTANTS, _about(result))
 
     def facts(self, every: int) -> dict[str, Any]:
         """Metadata of the node, of which every so-manieth frame has a slab."""
@@ -249,6 +249,12 @@ class MapNode:
                 )
             line[...] = values
         return slab
+
+
+def _about(result: type[Result]) -> str:
+    """What a result's class says of its fields; a dataclass without a word has its signature."""
+    text = getdoc(result) or ""
+    return "" if text.startswith(f"{result.__name__}(") else text
 
 
 def _described(about: str, dimensions: Sequence[str], lines: Sequence[str]) -> dict[str, Any]:

@@ -247,7 +247,7 @@ class StreamWriter:
         if container.data.publishes:
             for table in self._tables:
                 container.table(f"{LIVE}/{table.path}", table.schema)
-        self._rows = {t.path: container.table(t.path, t.schema) for t in self._tables}
+        self._rows = {t.path: container.table(t.path, t.schema, t.about) for t in self._tables}
         self.durable = min(self._rows.values())
         """Frames 0 to ``durable`` - 1 are stored."""
         self._published = self.durable
