@@ -14,9 +14,9 @@ from pipeline.config.loader import load_config
 from pipeline.detect.crystals import CrystalLines, Crystals
 from pipeline.detect.presence import LEVEL, NOTHING, STRONGEST, PresenceWatch, Seen, shown
 from pipeline.detect.registry import detectors_for
-from pipeline.messages import Line, Phase, RunStart, WaxsLines, WaxsPhases
+from pipeline.messages import Line, Phase, RunStart, WaxsLines, WaxsPhases, lines_of
 from pipeline.messages.alerts import Alert
-from pipeline.messages.waxs import MOST_PHASES
+from pipeline.messages.waxs import MOST_PHASES, QUANTITIES, phases_of
 from pipeline.replay import open_recording
 from pipeline.store.layout import TableNode
 
@@ -386,3 +386,19 @@ def test_a_film_on_heating(data_dir):
     assert [q for _, q in lines] == pytest.approx([9.02, 8.36, 11.57], abs=0.03)
     phases = {(a.kind, a.about) for a in alerts if "line" not in a.kind}
     assert phases == {("phase_vanished", "FAPbI3_delta"), ("phase_appeared", "PbI2")}
+
+
+def test_nothing_known_is_read_back_whatever_became_of_it_on_the_way():
+    """Tiled's rows come as JSON, in which NaN is null."""
+    unresolved = Line(9.0, 0.01, 1.0, 0.1, math.nan, math.nan, 0.1, 0.01, 12.0)
+    row = WaxsLines.of(3, 1.5, [unresolved])
+    stored = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    (line,) = lines_of({name: None if value != value else value for name, value in stored.items()})
+    assert line.q_per_nm == 9.0
+    assert math.isnan(line.fwhm_per_nm)
+    phases = {f"phase_{slot}_{name}": None for slot in range(1, 7) for name in QUANTITIES}
+    phases |= {f"phase_{slot}_name": "" for slot in range(1, 7)}
+    phases |= {"phase_2_name": "PbI2", "phase_2_present": 1, "phase_2_size_nm": 54.0}
+    (phase,) = phases_of(phases)
+    assert (phase.name, phase.present, phase.size_nm) == ("PbI2", 1, 54.0)
+    assert math.isnan(phase.strain)

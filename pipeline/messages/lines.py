@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.messages.order import JudgedCurve
 from pipeline.messages.results import ArrayResult, Result, RowResult
+from pipeline.messages.rows import number
 
 MOST_LINES = 10
 """Lines that a row has room for."""
@@ -60,8 +61,8 @@ class LinesRow(RowResult):
         """The row of what was found."""
         kept = sorted(sorted(lines, key=lambda line: -line.sigmas)[:MOST_LINES], key=_q)
         columns = dict.fromkeys((name for name, _ in _COLUMNS), float("nan"))
-        for number, line in enumerate(kept, 1):
-            columns |= {f"line_{number}_{name}": getattr(line, name) for name in QUANTITIES}
+        for slot, line in enumerate(kept, 1):
+            columns |= {f"line_{slot}_{name}": getattr(line, name) for name in QUANTITIES}
         return cls(
             frame=frame,
             time_s=time_s,
@@ -77,7 +78,7 @@ def _q(line: Line) -> float:
 
 
 _COLUMNS = [
-    (f"line_{number}_{name}", float) for number in range(1, MOST_LINES + 1) for name in QUANTITIES
+    (f"line_{slot}_{name}", float) for slot in range(1, MOST_LINES + 1) for name in QUANTITIES
 ]
 
 
@@ -101,8 +102,8 @@ WaxsLines = _row("WaxsLines", "waxs/lines", "Lines of one frame of the wide-angl
 def lines_of(row: Mapping[str, Any]) -> list[Line]:
     """Lines out of a stored row, by rising q."""
     return [
-        Line(*(float(row[f"line_{number}_{name}"]) for name in QUANTITIES))
-        for number in range(1, int(row["lines"]) + 1)
+        Line(*(number(row, f"line_{slot}_{name}") for name in QUANTITIES))
+        for slot in range(1, int(row["lines"]) + 1)
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.messages.results import RowResult
+from pipeline.messages.rows import number
 
 MOST_PHASES = 6
 """Phases that a row has room for."""
@@ -42,8 +43,8 @@ class Phase:
 
 QUANTITIES = tuple(Phase.__dataclass_fields__)
 _COLUMNS = [
-    (f"phase_{number}_{name}", {"name": str, "present": int}.get(name, float))
-    for number in range(1, MOST_PHASES + 1)
+    (f"phase_{slot}_{name}", {"name": str, "present": int}.get(name, float))
+    for slot in range(1, MOST_PHASES + 1)
     for name in QUANTITIES
 ]
 
@@ -108,8 +109,12 @@ WaxsPhases = make_dataclass(
 
 def phases_of(row: Mapping[str, Any]) -> list[Phase]:
     """Phases out of a stored row, present or not, in the order of the config."""
-    slots = (
-        Phase(**{name: row[f"phase_{number}_{name}"] for name in QUANTITIES})
-        for number in range(1, MOST_PHASES + 1)
-    )
-    return [phase for phase in slots if phase.name]
+    return [
+        Phase(
+            name=row[f"phase_{slot}_name"],
+            present=int(row[f"phase_{slot}_present"]),
+            **{name: number(row, f"phase_{slot}_{name}") for name in QUANTITIES[2:]},
+        )
+        for slot in range(1, MOST_PHASES + 1)
+        if row[f"phase_{slot}_name"]
+    ]

@@ -16,6 +16,7 @@ from pipeline.messages import (
     Result,
 )
 from pipeline.messages.magic import MOST_MINIMA
+from pipeline.messages.rows import number
 from pipeline.reaction.magic_ladder import Ladder
 from pipeline.tracks import Tracks
 
@@ -87,7 +88,7 @@ class MagicSizes:
 
     def process(self, row: Mapping[str, Any], /) -> Iterable[Result]:
         """Tracks, ladder, plateaus and histogram as of a row of ``absorbance/minima``."""
-        frame, time_s = int(row["frame"]), float(row["time_s"])
+        frame, time_s = int(row["frame"]), number(row, "time_s")
         minima = _minima(row)
         size = self._size(minima)
         yield self._followed(frame, time_s, [energy for energy, *_ in minima], size)
