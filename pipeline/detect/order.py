@@ -44,6 +44,10 @@ So the end takes as many frames to be told as an onset of this height."""
 REFERENCE_FRAMES = 40
 """Stacks alone draw lattice_z below zero, the further the better they are ordered: what counts is
 the rise above its own mean over so many frames, as far as that is negative."""
+MOST_MISFIT = 1.0
+"""Without order z has a mean of its own: particles are not quite the model's, and bins narrower
+than a pixel share its counts (0.5 in a simulated run at 5e11 photons/s). It is followed over as
+many frames, as far as it is positive, up to this; steady order weaker than that is not told."""
 
 
 WHAT = {
@@ -117,7 +121,7 @@ class Superlattice:
             ShiftWatch(self._coverage) for _ in range(4)
         )
         self._typical: deque[float] = deque(maxlen=64)
-        self._reference, self._spread = 0.0, 1.0
+        self._reference, self._spread, self._misfit = 0.0, 1.0, 0.0
         self._ordered = self._in_three = self._confirmed = False
 
     def update(self, row: Row, /) -> Iterable[Alert]:
@@ -130,7 +134,7 @@ class Superlattice:
             # Misfit of the form factor: it may speak against order, not for it.
             order_z, lattice_z = min(order_z, 0.0), min(lattice_z, 0.0)
         if not self._ordered:
-            self._order.update(frame, time_s, order_z)
+            self._order.update(frame, time_s, self._above_misfit(order_z))
             if not self._passed(self._order):
                 return
             self._ordered = True
@@ -161,6 +165,13 @@ class Superlattice:
             frame, time_s, min(0.5 * median(self._typical), LEAST_ORDER_Z) - order_z
         )
         return self._passed(self._absence)
+
+    def _above_misfit(self, order_z: float) -> float:
+        """Rise of order_z above its mean without order."""
+        rise = order_z - min(max(self._misfit, 0.0), MOST_MISFIT)
+        # As below: an onset must not take its own reference with it.
+        self._misfit += min(max(order_z - self._misfit, -2.0), 1.0) / REFERENCE_FRAMES
+        return rise
 
     def _above_reference(self, lattice_z: float) -> float:
         """Rise of lattice_z in standard deviations, against what it was before."""
