@@ -52,20 +52,34 @@ def test_palladium_growth(data_dir: Path, store: StoreProcess) -> None:
 
 
 def test_palladium_superlattice(data_dir: Path, store: StoreProcess) -> None:
-    """Its experts saw a superlattice from 427 to 842 s; frames are 11 s apart."""
+    """Its experts saw a superlattice from 427 to 842 s, and again from 1690 s; every 11 s a frame.
+
+    The first is fcc, the second mostly hcp.
+    """
     folder = data_dir / "pd_superlattice_R5_201611"
     run = replay(folder, "pd_superlattice.yaml", store)
     times = [float(row["t_s"]) for row in rows_of(folder / "frames_index.csv")]
     with store.http() as http:
-        alerts = {alert["kind"]: alert for alert in alerts_of(http, run)}
+        alerts = alerts_of(http, run)
         frames = table_of(http, f"{run}/saxs/frames")
     assert frames["status"].to_pylist() == ["stored"] * len(times)
-    onset = alerts["superlattice_1d"]
-    first = times.index(427)
-    assert abs(onset["frame"] - first) <= 3
-    assert times[first - 3] <= onset["onset_s"] <= times[first + 3]
-    assert abs(alerts["order_lost"]["onset_s"] - 847) <= 33
-    assert alerts["nucleation"]["time_s"] < onset["time_s"]
+    alerts.sort(key=lambda alert: alert["frame"])
+    assert [alert["kind"] for alert in alerts] == [
+        "nucleation",
+        "superlattice_1d",
+        "lattice",
+        "order_lost",
+        "superlattice_1d",
+        "lattice",
+    ]
+    assert [alert["about"] for alert in alerts if alert["kind"] == "lattice"] == ["fcc", "hcp"]
+    _, onset, _, lost, again, _ = alerts
+    for alert, told_s in ((onset, 427), (again, 1690)):
+        first = times.index(told_s)
+        assert abs(alert["frame"] - first) <= 3
+        assert times[first - 3] <= alert["onset_s"] <= times[first + 3]
+    assert abs(lost["frame"] - times.index(853)) <= 3
+    assert abs(lost["onset_s"] - 847) <= 33
 
 
 @pytest.mark.parametrize("number", [2, 9])

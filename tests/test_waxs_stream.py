@@ -530,6 +530,8 @@ def test_a_run_with_three_detectors_by_the_command_line(store, tmp_path):
     config = yaml.safe_load(CONFIG.read_text())
     config["acquisition"]["devices"]["start_s"] = 290.0
     config["acquisition"]["devices"]["saxs"]["shape"] = [128, 128]
+    # It is beside the config that this one is made of.
+    config["waxs"]["phases"]["background_file"] = str(CONFIG.parent / "hexane_waxs.dat")
     config["detect"] = {"recipe": "none", "superlattice": False}
     file = tmp_path / "three.yaml"
     file.write_text(yaml.safe_dump(config))
