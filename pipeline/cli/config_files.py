@@ -50,38 +50,37 @@ def _of_fit(fit: PopulationsFit) -> list[str]:
             shapes.load(fit.shape).complete(fit.shape_parameters)
         except ValueError as error:
             found.append(f"shape: {error}")
-    if (path := fit.instrument_file) is not None:
-        from pipeline.reduce.corrections.background import read_curve
-        from pipeline.reduce.errors import InputError
+    return found + _of_curve("instrument_file", fit.instrument_file, "an instrument's curve")
 
-        try:
-            read_curve(path, "an instrument's curve")
-        except InputError as error:
-            found.append(f"instrument_file: {error}")
-    return found
+
+def _of_curve(key: str, path: str | None, what: str) -> list[str]:
+    """What is wrong with a curve's file, if one is named."""
+    if path is None:
+        return []
+    from pipeline.reduce.corrections.background import read_curve
+    from pipeline.reduce.errors import InputError
+
+    try:
+        read_curve(path, what)
+    except InputError as error:
+        return [f"{key}: {error}"]
+    return []
 
 
 def _of_phases(settings: PhasesAnalysis) -> list[str]:
     from pipeline.fit.phases import FitPhases
-    from pipeline.reduce.corrections.background import read_curve
-    from pipeline.reduce.errors import InputError
 
     found = []
     try:
         FitPhases(settings)
     except ValueError as error:
         found.append(f"phases: {error}")
-    try:
-        if settings.background_file is not None:
-            read_curve(settings.background_file, "a background curve")
-    except InputError as error:
-        found.append(f"background_file: {error}")
+    found += _of_curve("background_file", settings.background_file, "a background curve")
     return found
 
 
 def _of_stream(settings: AreaReduction) -> list[str]:
     # Loaded late: most configs name no file, and these load numba.
-    from pipeline.reduce.corrections.background import read_curve
     from pipeline.reduce.corrections.dark import read_dark
     from pipeline.reduce.corrections.flat import read_flat
     from pipeline.reduce.corrections.mask import read_mask
@@ -107,11 +106,7 @@ def _of_stream(settings: AreaReduction) -> list[str]:
                 read(path, shape)
         except InputError as error:
             found.append(f"{name}_file: {error}")
-    try:
-        if settings.background_file is not None:
-            read_curve(settings.background_file, "a background curve")
-    except InputError as error:
-        found.append(f"background_file: {error}")
+    found += _of_curve("background_file", settings.background_file, "a background curve")
     try:
         if geometry is not None:
             parallax_layer(geometry, settings.sensor)

@@ -74,6 +74,28 @@ def solve_subset(gram, moment, members, count, solution):
 
 
 @njit(cache=True, nogil=True)
+def invert_subset(gram, members, count, out):
+    """Inverse of the columns ``members[:count]`` of a Gram matrix, into ``out`` (k, k).
+
+    0 in all other rows and columns; False, with NaN in those, if they are collinear.
+    """
+    out[:] = 0.0
+    unit, column = np.zeros(gram.shape[0]), np.empty(gram.shape[0])
+    for j in range(count):
+        unit[members[j]] = 1.0
+        known = solve_subset(gram, unit, members, count, column)
+        unit[members[j]] = 0.0
+        if not known:
+            for a in range(count):
+                for b in range(count):
+                    out[members[a], members[b]] = np.nan
+            return False
+        for i in range(count):
+            out[members[i], members[j]] = column[i]
+    return True
+
+
+@njit(cache=True, nogil=True)
 def solve_amplitudes(gram, moment, non_negative, banned, amplitudes):
     """Best amplitudes of which some must not be negative.
 

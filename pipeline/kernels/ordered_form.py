@@ -23,7 +23,7 @@ import math
 import numpy as np
 from numba import njit
 
-from pipeline.kernels.amplitudes import solve_subset
+from pipeline.kernels.amplitudes import invert_subset, solve_subset
 from pipeline.kernels.linear import dot
 from pipeline.kernels.sphere import mean_square_amplitude
 
@@ -157,22 +157,8 @@ def invert(gram, out):
 
     NaN if the columns cannot be told apart.
     """
-    size = gram.shape[0]
-    members, unit, solution = np.empty(size, np.int64), np.empty(size), np.empty(size)
-    left = 0
-    for a in range(size):
-        for b in range(size):
-            out[a, b] = 0.0
-        if gram[a, a] > 0.0:
-            members[left] = a
-            left += 1
-    for i in range(left):
-        for a in range(size):
-            unit[a] = 0.0
-        unit[members[i]] = 1.0
-        known = solve_subset(gram, unit, members, left, solution)
-        for k in range(left):
-            out[members[i], members[k]] = solution[k] if known else np.nan
+    members = np.flatnonzero(np.diag(gram) > 0.0)
+    invert_subset(gram, members, members.size, out)
 
 
 @njit(cache=True, nogil=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipeline.kernels.amplitudes import solve_subset
+from pipeline.kernels.amplitudes import invert_subset
 from pipeline.kernels.averages import mean_of
 from pipeline.kernels.variable_projection import fill_fixed, fill_population
 
@@ -89,16 +89,9 @@ def fill_covariance(problem, amplitudes, at, weight, covariance):
             if amplitudes[fixed + p] != 0.0 and free:
                 members[count] = size + 2 * p + c
                 count += 1
-    covariance[:] = 0.0
-    unit, column = np.zeros(width), np.empty(width)
-    for j in range(count):
-        unit[members[j]] = 1.0
-        if not solve_subset(information, unit, members, count, column):
-            covariance[:] = np.nan
-            return False
-        unit[members[j]] = 0.0
-        for i in range(count):
-            covariance[members[i], members[j]] = column[i]
+    if not invert_subset(information, members, count, covariance):
+        covariance[:] = np.nan
+        return False
     return True
 
 

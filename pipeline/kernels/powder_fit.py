@@ -10,7 +10,7 @@ Arrays named ``..._w`` are whitened (divided by sigma); ``at`` is (phases, 5).
 import numpy as np
 from numba import njit
 
-from pipeline.kernels.amplitudes import solve_active_set, solve_subset
+from pipeline.kernels.amplitudes import invert_subset, solve_active_set, solve_subset
 from pipeline.kernels.linear import dot
 from pipeline.kernels.order import scan
 from pipeline.kernels.powder import SEARCHED, WIDTH, fill_patterns, fill_slopes
@@ -268,15 +268,8 @@ def fit_covariance(powder, present, columns, amplitudes, weight, at, covariance,
         if inside and normal[i, i] > 0.0:
             members[count] = i
             count += 1
-    covariance[:] = 0.0
-    unit, solution = np.zeros(total), np.empty(total)
-    for i in range(count):
-        unit[members[i]] = 1.0
-        if not solve_subset(normal, unit, members, count, solution):
-            return -1
-        unit[members[i]] = 0.0
-        for j in range(count):
-            covariance[members[i], members[j]] = solution[j]
+    if not invert_subset(normal, members, count, covariance):
+        return -1
     return searched
 
 
